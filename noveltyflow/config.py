@@ -1,0 +1,114 @@
+"""Settings as frozen, validated models. What changes a result is fingerprinted; how it is computed is not."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+
+class Settings(BaseModel):
+    """Base of all settings: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    def fingerprint(self) -> str:
+        """Hexadecimal SHA-256 (first 16 digits) of the settings' canonical JSON."""
+        return fingerprint(self.model_dump(mode="json"))
+
+
+def fingerprint(value: object) -> str:
+    """Hexadecimal SHA-256 (first 16 digits) of `value` as JSON with sorted keys."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class InputSettings(Settings):
+    """How the records of an input are found."""
+
+    format: Literal["auto", "text", "csv", "tsv", "jsonl", "parquet"] = "auto"
+    """Format of all inputs; `auto` decides for each by its name, then by its content."""
+    url_column: str = "url"
+    """Column (CSV, TSV, Parquet) or dotted field (JSON lines) that holds the URL."""
+    time_column: str | None = None
+    """Column or dotted field that holds the time of the record: ISO 8601 or seconds since 1970, UTC unless it
+    says otherwise."""
+    max_line_bytes: int = Field(default=65_536, ge=16, le=1 << 30)
+    """Longest accepted record, in bytes; a longer one is a reject, so that one bad line cannot fill memory."""
+
+
+class UrlSettings(Settings):
+    """What makes two URLs the same row, beyond the WHATWG canonical form."""
+
+    keep_fragment: bool = False
+    """Keep `#fragment`; off, because fragments are not sent to servers and name a place within one page."""
+    fold_scheme: bool = False
+    """Treat `https` as `http`; off, because a change of scheme can be the novelty one looks for."""
+    fold_www: bool = False
+    """Drop a leading `www.` of the host; off, because it may name another server."""
+    drop_tracking: bool = False
+    """Drop query parameters that only track visitors (`utm_*`, `gclid`, …); off, because nothing is thrown
+    away unasked."""
+    sort_query: bool = False
+    """Sort query parameters by name; off, because servers may depend on their order."""
+
+
+class FeatureSettings(Settings):
+    """How a URL becomes a sparse row; names and meanings are scikit-learn's."""
+
+    analyzer: Literal["char", "char_wb", "word"] = "char"
+    """What the n-grams are made of."""
+    ngram_range: tuple[int, int] = (3, 5)
+    """Shortest and longest n-gram."""
+    lowercase: bool = True
+    """Lower-case the URL for the n-grams only; the row keeps its case."""
+    n_features: int = Field(default=1 << 20, ge=1, le=(1 << 31) - 1)
+    """Number of hashed columns."""
+    sublinear_tf: bool = False
+    """Use 1 + ln(count) in place of the count."""
+    smooth_idf: bool = True
+    """Add one to document frequencies, as if one more row held every n-gram."""
+
+    @field_validator("ngram_range")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 1 <= value[0] <= value[1]:
+            raise ValueError(f"ngram_range must be (min, max) with 1 <= min <= max, not {value}")
+        return value
+
+
+class NeighborSettings(Settings):
+    """Which neighbours are kept."""
+
+    n_neighbors: int = Field(default=10, ge=1, le=10_000)
+    """Number of nearest neighbours kept for every row."""
+
+
+class ScoringSettings(Settings):
+    """Everything that decides the result; its fingerprint names the result."""
+
+    input: InputSettings = InputSettings()
+    urls: UrlSettings = UrlSettings()
+    features: FeatureSettings = FeatureSettings()
+    neighbors: NeighborSettings = NeighborSettings()
+
+
+class ClusterSettings(Settings):
+    """Where and how the work is done; none of this changes the result."""
+
+    scheduler: str | None = None
+    """Address of a running Dask scheduler; without one, a cluster is started on this machine."""
+    workers: int | None = Field(default=None, ge=1)
+    """Number of local worker processes; by default one for every core, as far as memory allows."""
+    threads_per_worker: int = Field(default=1, ge=1)
+    """Threads of each local worker."""
+    memory_limit: str | None = None
+    """Memory limit of each local worker, such as `1GiB`; by default 80 % of the available memory, shared."""
+    dashboard_address: str = "127.0.0.1:8787"
+    """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
+    block_rows: int | None = Field(default=None, ge=1)
+    """Rows in a block; by default the largest that the memory limit admits."""
+    backend: Literal["auto", "cpu"] = "auto"
+    """Which kernels compute tiles."""

@@ -1,0 +1,23 @@
+"""Every error a user can cause, each saying what is wrong, where, and what to change."""
+
+from __future__ import annotations
+
+
+class NoveltyflowError(Exception):
+    """Base of all errors raised on purpose; its text is meant to be shown without a traceback."""
+
+
+class SettingsError(NoveltyflowError):
+    """A setting, option or workflow file that cannot be used."""
+
+
+class InputError(NoveltyflowError):
+    """An input that is missing, unreadable, truncated, or has changed since it was planned."""
+
+
+class StoreError(NoveltyflowError):
+    """A run folder that is absent, damaged, unfinished, or made with other settings or inputs."""
+
+
+class ResourceError(NoveltyflowError):
+    """A cluster that lacks the memory, workers or devices which the run needs."""
