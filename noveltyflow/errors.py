@@ -6,6 +6,9 @@ from __future__ import annotations
 class NoveltyflowError(Exception):
     """Base of all errors raised on purpose; its text is meant to be shown without a traceback."""
 
+    exit_code = 2
+    """Exit status of a command that ends with this error: 2, refused; 1, failed half-way."""
+
 
 class SettingsError(NoveltyflowError):
     """A setting, option or workflow file that cannot be used."""
@@ -21,3 +24,9 @@ class StoreError(NoveltyflowError):
 
 class ResourceError(NoveltyflowError):
     """A cluster that lacks the memory, workers or devices which the run needs."""
+
+
+class TaskError(NoveltyflowError):
+    """Work that was begun and failed; what was finished is stored, and the run can be continued."""
+
+    exit_code = 1

@@ -1,0 +1,243 @@
+"""The `noveltyflow` command: data on standard output, everything else on standard error."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shlex
+import signal
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from noveltyflow.config import ClusterSettings, ScoringSettings
+from noveltyflow.errors import NoveltyflowError
+
+INTERRUPTED = 130
+_GROUPS = {
+    **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
+    "cluster": ClusterSettings,
+}
+_SCORES = click.Choice(["nearest", "kth", "mean", "median"])
+
+log = logging.getLogger("noveltyflow")
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+    epilog="Exit status: 0 done; 1 failed half-way, what was finished is kept; 2 refused, nothing was begun; "
+    "130 interrupted.",
+)
+@click.version_option(package_name="noveltyflow")
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="warning",
+    show_default=True,
+    help="How much is logged on standard error; `debug` shows tracebacks.",
+)
+def cli(log_level: str) -> None:
+    """Find what is new in a very large list of URLs."""
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+
+def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each setting, with the setting's own name, type and description."""
+    for group, model in reversed(_GROUPS.items()):
+        for name, field in reversed(model.model_fields.items()):  # type: ignore[union-attr]
+            command = _option(group, name, field)(command)
+    return command
+
+
+def _option(group: str, name: str, field: FieldInfo) -> Callable[..., Any]:
+    flag = "--" + name.replace("_", "-")
+    options: dict[str, Any] = {"default": None, "help": _help(field)}
+    kind = next((arg for arg in get_args(field.annotation) if arg is not type(None)), field.annotation)
+    if field.annotation is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif get_origin(field.annotation) is Literal:
+        options["type"] = click.Choice(get_args(field.annotation))
+    elif get_origin(field.annotation) is tuple:
+        options |= {"type": int, "nargs": 2}
+    else:
+        options["type"] = int if int in (kind, field.annotation) else str
+    return click.option(flag, f"{group}.{name}", **options)
+
+
+def _help(field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split())
+    return text if field.default is None else f"{text} [default: {_shown(field.default)}]"
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", help="The run folder, such as urls.zarr.")
+@click.option("--overwrite", is_flag=True, help="Replace a run that is already there.")
+@click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+@click.option("--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done.")
+@_setting_options
+def run(inputs: tuple[str, ...], out: str | None, overwrite: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+    """Score the URLs of INPUT... into a run folder, or continue a run that was interrupted.
+
+    INPUT is a file, a glob, a directory, an address such as s3://bucket/key, or - for standard input: text, CSV,
+    TSV, JSON lines or Parquet, plain or compressed. A single INPUT that ends in .yaml is a workflow file; options
+    then override what it says.
+    """
+    from noveltyflow.runtime.submit import run_workflow
+    from noveltyflow.terminal import TerminalReporter
+
+    workflow = _workflow(inputs, out, options)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with TerminalReporter(quiet=quiet) as reporter:
+            run_workflow(workflow, reporter, overwrite=overwrite)
+    except KeyboardInterrupt:
+        again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
+        click.echo(f"interrupted; everything finished is kept. Continue with:\n  {again}", err=True)
+        sys.exit(INTERRUPTED)
+    if as_json:
+        _echo_json(_open(workflow.out).info())
+    elif not quiet:
+        name = shlex.quote(workflow.out)
+        click.echo(f"done; now try:\n  noveltyflow top {name}\n  noveltyflow export {name} novelty.csv", err=True)
+
+
+def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Any:
+    from noveltyflow.workflow import load_workflow, validated
+
+    values: dict[str, Any] = {}
+    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
+        values = load_workflow(Path(inputs[0])).model_dump(exclude_unset=True)
+    else:
+        values["inputs"] = list(inputs)
+    if out is not None:
+        values["out"] = out
+    for path, value in options.items():
+        if value is not None:
+            group, _, name = path.partition(".")
+            values.setdefault(group, {})[name] = value
+    if "out" not in values:
+        raise click.UsageError("Missing option '--out': where shall the run be stored, such as --out urls.zarr?")
+    return validated(values)
+
+
+def _open(path: str) -> Any:
+    from noveltyflow.run import open_run
+
+    return open_run(path)
+
+
+def _echo_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(min=1), help="How many rows.")
+@click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
+@click.option(
+    "--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True,
+    help="How the rows are printed.",
+)
+@click.option("--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]")
+def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
+    """Print the most novel URLs of RUN, most novel first."""
+    frame = _open(path).top(number, score)
+    if form == "table":
+        from noveltyflow.terminal import print_table
+
+        print_table(frame[["novelty", "percentile", "count", "url", "nearest_url"]])
+        return
+    from noveltyflow.export import table_to_csv, table_to_jsonl
+
+    if form == "csv":
+        table_to_csv(frame, sys.stdout, defuse=defuse)
+    else:
+        table_to_jsonl(frame, sys.stdout)
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@click.argument("url")
+def neighbors(path: str, url: str) -> None:
+    """Print what URL is most like in RUN, nearest first."""
+    from noveltyflow.terminal import print_table
+
+    try:
+        frame = _open(path).neighbors(url)
+    except KeyError as error:
+        raise click.BadParameter(str(error.args[0]), param_hint="URL") from error
+    print_table(frame[["similarity", "row", "url"]])
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@click.argument("file")
+@click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
+@click.option("--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]")
+@click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
+    """Write RUN to FILE: a table (.csv, .csv.gz, .jsonl, .parquet) or the neighbour graph (.npz)."""
+    from noveltyflow.export import export as write
+    from noveltyflow.terminal import TerminalReporter
+
+    run = _open(path)
+    with TerminalReporter(quiet=quiet) as reporter:
+        reporter.start("export", len(run), "rows")
+        rows = write(run, file, score=score, defuse=defuse, progress=reporter.advance)
+        reporter.finish(file)
+    if not quiet:
+        click.echo(f"{rows:,} rows in {file}", err=True)
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON, with all settings and inputs.")
+def info(path: str, as_json: bool) -> None:
+    """Print what RUN is made of: lines read, blank and rejected, URLs, rows, settings."""
+    facts = _open(path).info()
+    if as_json:
+        _echo_json(facts)
+        return
+    from noveltyflow.terminal import printable
+
+    for name, value in facts.items():
+        if not isinstance(value, (dict, list)):
+            click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
+        elif name in ("reject_reasons", "tile_stats"):
+            click.echo(f"{name:>16}  " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
+
+
+def main() -> None:
+    """Run the command; a user's mistake ends in one message, never in a traceback."""
+    try:
+        cli.main(standalone_mode=False)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        sys.exit(INTERRUPTED)
+    except NoveltyflowError as error:
+        _fail(error, error.exit_code)
+    except BrokenPipeError:
+        sys.stderr.close()
+        sys.exit(0)
+    except Exception as error:
+        _fail(error, 1, f"unexpected {type(error).__name__}: ", "\n(--log-level debug shows where)")
+
+
+def _fail(error: Exception, code: int, before: str = "", after: str = "") -> None:
+    from noveltyflow.terminal import printable
+
+    log.debug("traceback", exc_info=error)
+    lines = (printable(line) for line in f"{before}{error}{after}".splitlines())
+    click.echo("noveltyflow: " + "\n".join(lines), err=True)
+    sys.exit(code)

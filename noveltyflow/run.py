@@ -1,0 +1,299 @@
+"""The reading side: an open run, its lazy scores, and every question one can ask it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cached_property, lru_cache
+from typing import Any
+
+import dask
+import dask.array as da
+import dask.dataframe as dd
+import numpy as np
+import pandas as pd
+import scipy.sparse as sp
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.errors import StoreError
+from noveltyflow.scores import percentile
+from noveltyflow.scores.novelty import SCORES, score_block
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.similarity.topk import NO_NEIGHBOR
+from noveltyflow.store import RunStore
+from noveltyflow.store.blocks import blocks_of
+from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int64Array
+from noveltyflow.urls.canonical import canonicalize
+
+DEFAULT_SCORE = "nearest"
+EXPORT_COLUMNS = (
+    "row",
+    "url",
+    "count",
+    "first_seen",
+    "novelty",
+    "percentile",
+    "nearest_similarity",
+    "nearest_url",
+)
+
+
+def open_run(path: str) -> Run:
+    """Open a complete run; only metadata is read.
+
+    Parameters
+    ----------
+    path
+        Run folder, a path or an fsspec address.
+
+    Raises
+    ------
+    StoreError
+        When there is no run, or it is unfinished.
+    """
+    return Run(path)
+
+
+class Run:
+    """A complete run. Every method reads only the blocks it needs, when its result is computed."""
+
+    def __init__(self, path: str) -> None:
+        self.store = RunStore(str(path))
+        self.n_neighbors: int = self.store.figures("neighbors")["n_neighbors"]
+        self.n_rows: int = self.store.figures("urls")["rows"]
+
+    def __len__(self) -> int:
+        return self.n_rows
+
+    def __repr__(self) -> str:
+        return f"<Run {self.store.path}: {self.n_rows:,} rows, {self.n_neighbors} neighbours>"
+
+    @cached_property
+    def settings(self) -> ScoringSettings:
+        """The settings that decided the result."""
+        return ScoringSettings.model_validate(self.store.header["settings"])
+
+    @cached_property
+    def blocks(self) -> list[Block]:
+        """The row blocks, which are the chunks of everything lazy."""
+        return blocks_of(self.store)
+
+    @cached_property
+    def similarities(self) -> da.Array:
+        """Similarities of the neighbours, float32, shape (n_rows, n_neighbors), best first; -inf is empty."""
+        return da.from_zarr(self.store.array("neighbors/similarities"))
+
+    @cached_property
+    def indices(self) -> da.Array:
+        """Row numbers of the neighbours, int64, shape (n_rows, n_neighbors); -1 is empty."""
+        return da.from_zarr(self.store.array("neighbors/indices"))
+
+    def scores(self, score: str = DEFAULT_SCORE) -> da.Array:
+        """Novelty of every row, float32, shape (n_rows,), lazily; higher is more novel.
+
+        Parameters
+        ----------
+        score
+            `nearest`, `kth`, `mean` or `median`.
+        """
+        _require_score(score)
+        return self.similarities.map_blocks(score_block, score, drop_axis=1, dtype=np.float32, name=f"score_{score}")
+
+    def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
+        """Percentile rank of every row's novelty among all rows, float64 in [0, 100], shape (n_rows,), lazily."""
+        scores = self.scores(score)
+        return scores.map_blocks(percentile.finalize, self._distribution(score), dtype=np.float64)
+
+    def _distribution(self, score: str) -> Any:
+        parts = [dask.delayed(percentile.chunk)(block) for block in self.scores(score).to_delayed()]
+        while len(parts) > 1:
+            parts = [dask.delayed(percentile.combine)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
+        return parts[0]
+
+    def frame(self, score: str = DEFAULT_SCORE) -> dd.DataFrame:
+        """Every row with its novelty, as a lazy frame in row order; columns as in an export.
+
+        A run whose input has times has the column `first_time` (UTC) besides.
+        """
+        _require_score(score)
+        distribution = self._distribution(score)
+        part = dask.delayed(_frame_block, pure=True)
+        parts = [part(self.store, block, score, distribution) for block in self.blocks]
+        borders = [block.start for block in self.blocks] + [self.n_rows - 1]
+        return dd.from_delayed(parts, meta=self._frame_meta(), divisions=borders, verify_meta=False)
+
+    def iter_frames(self, score: str = DEFAULT_SCORE) -> Iterator[pd.DataFrame]:
+        """The blocks of `frame`, in row order, one in memory at a time."""
+        _require_score(score)
+        (distribution,) = dask.compute(self._distribution(score))
+        for block in self.blocks:
+            yield _frame_block(self.store, block, score, distribution)
+
+    def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
+        """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
+        rows = slice(block.start, block.stop)
+        return tuple(np.asarray(self.store.array(f"neighbors/{name}")[rows]) for name in ("indices", "similarities"))  # type: ignore[return-value]
+
+    def _frame_meta(self) -> pd.DataFrame:
+        text, whole, real = pd.Series([], dtype="str"), pd.Series([], dtype="int64"), pd.Series([], dtype="float64")
+        kinds = (whole, text, whole, whole, real.astype("float32"), real, real.astype("float32"), text)
+        columns = dict(zip(EXPORT_COLUMNS, kinds, strict=True))
+        if self.has_time:
+            columns["first_time"] = pd.Series([], dtype="datetime64[us, UTC]")
+        return pd.DataFrame(columns)
+
+    @property
+    def has_time(self) -> bool:
+        """Whether the rows carry the time they were first seen."""
+        return "rows/first_time" in self.store.root
+
+    def top(self, n: int = 20, score: str = DEFAULT_SCORE) -> pd.DataFrame:
+        """The `n` most novel rows, most novel first, ties in row order; columns as in an export."""
+        parts = [dask.delayed(_top_block)(values, block.start, n) for values, block in zip(self.scores(score).to_delayed(), self.blocks, strict=True)]
+        best = dask.delayed(_merge_top)(parts, n)
+        rows, novelty, distribution = dask.compute(best[0], best[1], self._distribution(score))
+        frame = _rows_frame(self.store, rows, novelty, percentile.finalize(novelty, distribution))
+        return frame.reset_index(drop=True)
+
+    def find(self, url: str) -> int:
+        """Row number of a URL, made canonical first; a binary search over the blocks.
+
+        Raises
+        ------
+        KeyError
+            When the run has no such row.
+        """
+        batch = canonicalize([url], self.settings.urls)
+        canonical, surt = batch.urls[0], batch.surts[0]
+        if canonical is None or surt is None:
+            raise KeyError(f"{url!r} is no URL: {batch.reasons[0]}")
+        key = (surt, canonical)
+        low, high = 0, len(self.blocks) - 1
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self._key(self._urls(middle)[0]) <= key else (low, middle - 1)
+        found = np.flatnonzero(self._urls(low) == canonical)
+        if not len(found):
+            raise KeyError(f"{canonical!r} is not in {self.store.path}")
+        return self.blocks[low].start + int(found[0])
+
+    def _urls(self, block: int) -> AnyArray:
+        return _block_urls(self.store, self.blocks[block])
+
+    def _key(self, url: str) -> tuple[str, str]:
+        return canonicalize([str(url)], self.settings.urls).surts[0] or "", str(url)
+
+    def neighbors(self, url: str) -> pd.DataFrame:
+        """Neighbours of one URL, nearest first; columns `row`, `url`, `similarity`.
+
+        Raises
+        ------
+        KeyError
+            When the run has no such row.
+        """
+        row = self.find(url)
+        indices = np.asarray(self.store.array("neighbors/indices")[row])
+        similarities = np.asarray(self.store.array("neighbors/similarities")[row])
+        filled = indices != NO_NEIGHBOR
+        urls = _urls_of(self.store, indices[filled])
+        return pd.DataFrame({"row": indices[filled], "url": urls, "similarity": similarities[filled]})
+
+    def kneighbors_graph(self) -> sp.csr_matrix:
+        """The whole neighbour graph, float32 CSR of shape (n_rows, n_rows), in memory."""
+        indices, similarities = dask.compute(self.indices, self.similarities)
+        filled = indices != NO_NEIGHBOR
+        indptr = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
+        graph = sp.csr_matrix((similarities[filled], indices[filled], indptr), shape=(self.n_rows, self.n_rows))
+        graph.sort_indices()
+        return graph
+
+    def rejects(self) -> dd.DataFrame:
+        """Every rejected line, lazily; columns `source`, `line` (from 1), `reason`, `text`."""
+        from noveltyflow.store.rejects import COLUMNS
+
+        arrays = [da.from_zarr(self.store.array(f"rejects/{name}")) for name in COLUMNS]
+        frames = [dd.from_dask_array(array, columns=name) for name, array in zip(COLUMNS, arrays, strict=True)]
+        return dd.concat(frames, axis=1, ignore_unknown_divisions=True)
+
+    def info(self) -> dict[str, Any]:
+        """What the run is made of, JSON-able."""
+        urls, features = self.store.figures("urls"), self.store.figures("features")
+        return {
+            "path": self.store.path,
+            "schema_version": self.store.header["schema_version"],
+            **{name: urls[name] for name in ("lines_read", "lines_blank", "lines_rejected", "urls", "rows")},
+            "reject_reasons": urls["reject_reasons"],
+            "blocks": len(self.blocks),
+            "block_rows": urls["block_rows"],
+            "nonzeros": features["nonzeros"],
+            "columns": self.store.figures("idf")["columns"],
+            "n_neighbors": self.n_neighbors,
+            "tile_stats": self.store.figures("neighbors")["tile_stats"],
+            "settings": self.store.header["settings"],
+            "inputs": self.store.header["inputs"],
+        }
+
+
+def _require_score(score: str) -> None:
+    if score not in SCORES:
+        raise StoreError(f"unknown score {score!r}; choose one of: {', '.join(SCORES)}")
+
+
+@lru_cache(maxsize=16)
+def _block_urls(store: RunStore, block: Block) -> AnyArray:
+    return np.asarray(store.array("rows/url")[block.start : block.stop])
+
+
+def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
+    """URLs of arbitrary rows, None for an empty slot; each block is read once."""
+    urls = np.full(len(rows), None, dtype=object)
+    blocks = blocks_of(store)
+    number = rows // blocks[0].n_rows
+    for block in np.unique(number[rows != NO_NEIGHBOR]):
+        here = (number == block) & (rows != NO_NEIGHBOR)
+        urls[here] = _block_urls(store, blocks[block])[rows[here] - blocks[block].start]
+    return [None if url is None else str(url) for url in urls]
+
+
+def _frame_block(store: RunStore, block: Block, score: str, distribution: AnyArray) -> pd.DataFrame:
+    rows = np.arange(block.start, block.stop)
+    novelty = score_block(_take(store, "neighbors/similarities", rows), score)
+    return _rows_frame(store, rows, novelty, percentile.finalize(novelty, distribution))
+
+
+def _rows_frame(store: RunStore, rows: Int64Array, novelty: Float32Array, ranks: Float64Array) -> pd.DataFrame:
+    """The columns of an export for some rows, indexed by row."""
+    columns = {
+        "row": rows,
+        "url": _urls_of(store, rows),
+        "count": _take(store, "rows/count", rows),
+        "first_seen": _take(store, "rows/first_seen", rows),
+        "novelty": novelty,
+        "percentile": ranks,
+        "nearest_similarity": _take(store, "neighbors/similarities", rows)[:, 0],
+        "nearest_url": _urls_of(store, _take(store, "neighbors/indices", rows)[:, 0]),
+    }
+    if "rows/first_time" in store.root:
+        columns["first_time"] = pd.to_datetime(_take(store, "rows/first_time", rows), unit="us", utc=True)
+    frame = pd.DataFrame(columns, index=rows)
+    return frame.astype({"url": "str", "nearest_url": "str"})
+
+
+def _take(store: RunStore, name: str, rows: Int64Array) -> AnyArray:
+    """Some rows of a stored array; one slice where they are consecutive."""
+    array = store.array(name)
+    if not len(rows) or rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1):
+        return np.asarray(array[slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)])
+    return np.asarray(array.oindex[rows] if array.ndim == 1 else array.oindex[rows, :])
+
+
+def _top_block(novelty: Float32Array, start: int, n: int) -> tuple[Int64Array, Float32Array]:
+    """The `n` highest of one block, ties in row order."""
+    best = np.lexsort((np.arange(len(novelty)), -novelty))[:n]
+    return best + start, novelty[best]
+
+
+def _merge_top(parts: list[tuple[Int64Array, Float32Array]], n: int) -> tuple[Int64Array, Float32Array]:
+    rows = np.concatenate([rows for rows, _ in parts])
+    novelty = np.concatenate([novelty for _, novelty in parts])
+    best = np.lexsort((rows, -novelty))[:n]
+    return rows[best], novelty[best]

@@ -1,0 +1,130 @@
+"""A Dask cluster to run on: one started on this machine, or one that is already there."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import dask
+import psutil
+from dask.utils import parse_bytes
+from distributed import Client, LocalCluster
+
+from noveltyflow.config import ClusterSettings
+from noveltyflow.errors import ResourceError, SettingsError
+
+CPU_RESOURCE = "CPU"
+"""The worker resource that tasks of the CPU kernels ask for."""
+DASK_CONFIG = {
+    # A LocalCluster forgets a worker that is down for 15 s after an earlier death, and later tasks hang.
+    "distributed.deploy.lost-worker-timeout": "1h",
+    # A task may be the innocent bystander of several killed workers.
+    "distributed.scheduler.allowed-failures": 10,
+    "distributed.scheduler.work-stealing": True,
+    "dataframe.convert-string": True,
+}
+_MIN_WORKER_MEMORY = 400 << 20
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def connect(settings: ClusterSettings) -> Iterator[Client]:
+    """Yield a client of the cluster that `settings` describe; a cluster started here ends with it.
+
+    Raises
+    ------
+    ResourceError
+        When the scheduler cannot be reached, has no workers, or none of them carries `CPU`.
+    """
+    with dask.config.set(DASK_CONFIG):
+        if settings.scheduler is None:
+            with LocalCluster(**local_cluster_options(settings)) as cluster, Client(cluster) as client:
+                yield client
+        else:
+            with _existing(settings.scheduler) as client:
+                yield client
+
+
+@contextmanager
+def _existing(address: str) -> Iterator[Client]:
+    try:
+        client = Client(address, timeout="10s")
+    except (OSError, ValueError) as error:
+        raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
+    with client:
+        require_cpu_workers(client)
+        yield client
+
+
+def require_cpu_workers(client: Client) -> None:
+    """Refuse a cluster on which tasks that ask for `CPU` would wait for ever."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    if not workers:
+        raise ResourceError(f"{client.scheduler.address} has no workers; start some with: cluster/worker ADDRESS")
+    without = [address for address, worker in workers.items() if not worker["resources"].get(CPU_RESOURCE)]
+    if len(without) == len(workers):
+        raise ResourceError(
+            f"none of the {len(workers)} workers of {client.scheduler.address} carries the resource "
+            f"{CPU_RESOURCE}; start workers with: dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
+        )
+    for address in without:
+        log.warning("worker %s carries no %s resource and gets no tiles", address, CPU_RESOURCE)
+
+
+def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
+    """Keyword arguments of `LocalCluster`, sized from this machine."""
+    limit = memory_limit(settings)
+    workers = settings.workers or default_workers(settings)
+    return {
+        "n_workers": workers,
+        "threads_per_worker": settings.threads_per_worker,
+        "memory_limit": limit if limit is not None else int(psutil.virtual_memory().available * 0.8) // workers,
+        "host": "127.0.0.1",
+        "dashboard_address": _free_dashboard(settings.dashboard_address),
+        "resources": {CPU_RESOURCE: settings.threads_per_worker},
+        "silence_logs": logging.ERROR,
+    }
+
+
+def memory_limit(settings: ClusterSettings) -> int | None:
+    """The memory limit of one worker in bytes, or None where none is set.
+
+    Raises
+    ------
+    SettingsError
+        When the text is no number of bytes.
+    """
+    if settings.memory_limit is None:
+        return None
+    try:
+        return int(parse_bytes(settings.memory_limit))
+    except ValueError as error:
+        raise SettingsError(
+            f"memory_limit {settings.memory_limit!r} is not a number of bytes such as 700MiB or 2GB"
+        ) from error
+
+
+def default_workers(settings: ClusterSettings) -> int:
+    """One worker for each usable core, as far as memory gives each of them enough."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    share = memory_limit(settings) or _MIN_WORKER_MEMORY
+    by_memory = int(psutil.virtual_memory().available * 0.8) // share
+    return max(1, min(cores // settings.threads_per_worker or 1, by_memory))
+
+
+def _free_dashboard(address: str) -> str:
+    """The address asked for, or one with any free port where that port is taken."""
+    host, _, port = address.rpartition(":")
+    host = host or "127.0.0.1"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, int(port)))
+        except OSError:
+            return f"{host}:0"
+    return address

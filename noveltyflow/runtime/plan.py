@@ -1,0 +1,62 @@
+"""How large blocks may be: a pure model of what tasks need against what a worker has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from noveltyflow.errors import ResourceError
+
+RESERVED_BYTES = 300 << 20
+"""What a worker needs before it does anything: the interpreter, the imports, the compiled kernels."""
+_USABLE_SHARE = 0.8
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
+_STRIPS_PER_THREAD = 4
+
+
+def usable_memory(memory_limit: int) -> int:
+    """Bytes of a worker's `memory_limit` that its tasks share; Dask pauses a worker above 80 %."""
+    return max(0, int(memory_limit * _USABLE_SHARE) - RESERVED_BYTES)
+
+
+def choose_block_rows(
+    projected: Callable[[int], int], n_rows: int, allowed: int, n_threads: int, asked: int | None
+) -> int:
+    """Rows in a block: as asked, else the most that memory admits and that still keeps all threads busy.
+
+    Parameters
+    ----------
+    projected
+        Peak bytes of one tile task as a function of the rows in a block.
+    n_rows
+        Rows of the run.
+    allowed
+        Bytes that one task may use.
+    n_threads
+        Tasks that run at once.
+    asked
+        Rows in a block as set by the user, if at all.
+
+    Raises
+    ------
+    ResourceError
+        When not even the smallest block (or the one asked for) fits into `allowed` bytes.
+    """
+    smallest = min(asked or _SMALLEST_BLOCK, max(n_rows, 1))
+    if projected(smallest) > allowed:
+        raise ResourceError(
+            f"stage neighbors: a tile of {smallest:,} rows needs {mebibytes(projected(smallest))}, a worker has "
+            f"{mebibytes(allowed)} a thread for it; raise --memory-limit, or lower "
+            f"{'--block-rows' if asked else '--threads-per-worker'}"
+        )
+    if asked is not None:
+        return smallest
+    spread = -(-n_rows // (_STRIPS_PER_THREAD * n_threads))
+    rows = max(smallest, min(spread, _LARGEST_BLOCK))
+    while rows > smallest and projected(rows) > allowed:
+        rows = max(smallest, rows // 2)
+    return rows
+
+
+def mebibytes(n_bytes: int) -> str:
+    """`n_bytes` for people."""
+    return f"{n_bytes / (1 << 20):,.0f} MiB"

@@ -1,0 +1,87 @@
+"""Stages `features` and `idf`: hashed term counts of every block, and the weights of all columns."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+
+from noveltyflow.config import FeatureSettings
+from noveltyflow.features import frequency
+from noveltyflow.features.hashing import hash_block
+from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.progress import Reporter
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore
+from noveltyflow.store.blocks import blocks_of, read_csr, read_urls, write_csr
+from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
+
+_FREQUENCY = "idf/document_frequency"
+
+
+def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> tuple[int, int]:
+    """Store the term counts of one block; its rows and non-zeros."""
+    counts = hash_block(read_urls(store, block), settings)
+    write_csr(store, block.index, counts)
+    return block.n_rows, counts.nnz
+
+
+def compute_features(
+    store: RunStore, settings: FeatureSettings, executor: Executor, reporter: Reporter, fingerprint: str
+) -> None:
+    """Hash every block, then mark stage `features` done."""
+    blocks = blocks_of(store)
+    n_rows = store.figures("urls")["rows"]
+    reporter.start("hash", n_rows, "rows")
+    nonzeros = 0
+    for rows, nnz in executor.run("hash", hash_rows, [(store, block, settings) for block in blocks]):
+        nonzeros += nnz
+        reporter.advance(rows)
+    reporter.finish(f"{nonzeros:,} non-zeros, {nonzeros / n_rows:.0f} a row")
+    store.mark("features", fingerprint, nonzeros=nonzeros, n_features=settings.n_features)
+
+
+def count_documents(store: RunStore, block: int) -> Int64Array:
+    """In how many rows of one block each column occurs."""
+    return frequency.chunk(read_csr(store, block))
+
+
+def store_frequency(store: RunStore, total: Int64Array) -> int:
+    """Store the document frequency of all columns; how many columns occur at all."""
+    store.put(_FREQUENCY, frequency.finalize(total))
+    return int(np.count_nonzero(total))
+
+
+def compute_idf(store: RunStore, executor: Executor, reporter: Reporter, fingerprint: str) -> None:
+    """Sum document frequencies over a tree of tasks, then mark stage `idf` done."""
+    blocks = blocks_of(store)
+    reporter.start("document_frequency", len(blocks), "blocks")
+    total = executor.tree(
+        "document_frequency", count_documents, frequency.combine, [(store, block.index) for block in blocks]
+    )
+    (columns,) = executor.compute([_delayed_store(store, total)])
+    reporter.advance(len(blocks))
+    reporter.finish(f"{columns:,} columns in use")
+    store.mark("idf", fingerprint, columns=columns)
+
+
+def _delayed_store(store: RunStore, total: object) -> object:
+    import dask
+
+    return dask.delayed(store_frequency, pure=False)(store, total)
+
+
+@lru_cache(maxsize=2)
+def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:
+    store = RunStore(path)
+    frequencies = np.asarray(store.array(_FREQUENCY)[...])
+    return inverse_document_frequency(frequencies, store.figures("urls")["rows"], smooth_idf)
+
+
+def load_weighted(store: RunStore, block: Block, settings: FeatureSettings) -> CsrMatrix:
+    """One block as the tiles need it: TF-IDF weights in rows of unit length, float32, shape (rows, n_features)."""
+    idf = _idf(store.path, store.figures("idf")["fingerprint"], settings.smooth_idf)
+    return weight_block(read_csr(store, block.index), idf, settings)
+
+

@@ -1,0 +1,164 @@
+"""Stage `urls`, first part: shards are streamed into pieces of raw records on disk.
+
+A shard may be one compressed file of any length, so reading it is one task; the costlier work on its
+records is then spread over the pieces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from noveltyflow.config import InputSettings
+from noveltyflow.errors import InputError
+from noveltyflow.store import Scratch
+from noveltyflow.urls.readers import RecordBatch, Reject, read_shard
+from noveltyflow.urls.shards import Shard
+
+_PARTITION_BYTES = 64 << 20
+_PIECE_RECORDS = 50_000
+_PIECE_BYTES = 16 << 20
+_SAMPLES_PER_PIECE = 256
+
+
+@dataclass(frozen=True)
+class ShardCounts:
+    """What was read from one shard."""
+
+    records: int = 0
+    blank: int = 0
+    lines: int = 0
+
+
+@dataclass(frozen=True)
+class ReadReport:
+    """What one partition of shards gave; stored, so that reading it again is never needed."""
+
+    partition: int
+    first_shard: int
+    shards: list[ShardCounts]
+    pieces: int
+    samples: list[str] = field(repr=False)
+
+    @property
+    def records(self) -> int:
+        """Number of input records, blank and rejected ones included."""
+        return sum(shard.records for shard in self.shards)
+
+
+Partition = tuple[int, int, list[Shard]]
+"""Number of the partition, number of its first shard, its shards."""
+
+
+def partition_shards(shards: Sequence[Shard]) -> list[Partition]:
+    """Group consecutive shards, so that many tiny files make few tasks."""
+    partitions: list[Partition] = []
+    room = 0
+    for number, shard in enumerate(shards):
+        if shard.size > room or not partitions:
+            partitions.append((len(partitions), number, []))
+            room = _PARTITION_BYTES
+        partitions[-1][2].append(shard)
+        room -= shard.size
+    return partitions
+
+
+def read(partitions: Iterable[Partition], scratch: Scratch, settings: InputSettings) -> list[ReadReport | InputError]:
+    """Stream the shards of each partition into pieces; an input's fault is returned, not raised.
+
+    An exception would be retried, and reading a broken file again does not mend it.
+    """
+    reports: list[ReadReport | InputError] = []
+    for number, first_shard, shards in partitions:
+        try:
+            reports.append(_read_partition(number, first_shard, shards, scratch, settings))
+        except InputError as error:
+            reports.append(error)
+    return reports
+
+
+def _read_partition(
+    number: int, first_shard: int, shards: list[Shard], scratch: Scratch, settings: InputSettings
+) -> ReadReport:
+    pieces = _PieceWriter(scratch, number)
+    counts = []
+    for offset, shard in enumerate(shards):
+        records = blank = lines = 0
+        for batch in read_shard(shard, settings):
+            pieces.add(batch, first_shard + offset)
+            records, blank, lines = records + batch.n_records, blank + batch.n_blank, lines + batch.n_lines
+        counts.append(ShardCounts(records, blank, lines))
+    pieces.flush()
+    report = ReadReport(number, first_shard, counts, pieces.written, pieces.samples)
+    scratch.write(f"read/{number:06d}.json", json.dumps(asdict(report)).encode())
+    return report
+
+
+def stored_report(scratch: Scratch, name: str) -> ReadReport:
+    """A report that an earlier, interrupted run left."""
+    data = json.loads(scratch.read(f"read/{name}") or b"{}")
+    return ReadReport(**{**data, "shards": [ShardCounts(**shard) for shard in data["shards"]]})
+
+
+class _PieceWriter:
+    """Collects record batches of consecutive shards and writes them as pieces of bounded size."""
+
+    def __init__(self, scratch: Scratch, partition: int) -> None:
+        self.written = 0
+        self.samples: list[str] = []
+        self._scratch = scratch
+        self._partition = partition
+        self._records: list[pa.Table] = []
+        self._rejects: list[tuple[int, Reject]] = []
+
+    def add(self, batch: RecordBatch, shard: int) -> None:
+        """Take one batch; write a piece when enough has come together."""
+        n = len(batch.texts)
+        columns: dict[str, Any] = {
+            "text": pa.array(batch.texts, pa.large_string()),
+            "shard": np.full(n, shard, np.int64),
+            "ordinal": batch.ordinals,
+            "line": batch.lines,
+        }
+        if batch.times is not None:
+            columns["time"] = batch.times
+        self._records.append(pa.table(columns))
+        self._rejects += [(shard, reject) for reject in batch.rejects]
+        waiting = sum(table.num_rows for table in self._records) + len(self._rejects)
+        if waiting >= _PIECE_RECORDS or sum(table.nbytes for table in self._records) >= _PIECE_BYTES:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what has come together, if anything."""
+        if not self._records:
+            return
+        table = pa.concat_tables(self._records)
+        name = piece_name(self._partition, self.written)
+        self._scratch.write_table(f"rejects/{name}-read", reject_table(self._rejects))
+        self._scratch.write_table(f"pieces/{name}", table)
+        step = max(1, table.num_rows // _SAMPLES_PER_PIECE)
+        self.samples += table["text"].take(np.arange(0, table.num_rows, step)).to_pylist()
+        self.written += 1
+        self._records, self._rejects = [], []
+
+
+def piece_name(partition: int, piece: int) -> str:
+    """Name of one piece; names sort in input order."""
+    return f"{partition:06d}-{piece:06d}"
+
+
+def reject_table(rejects: Sequence[tuple[int, Reject]]) -> pa.Table:
+    """Rejects with the shards they came from, as a table."""
+    return pa.table(
+        {
+            "shard": pa.array([shard for shard, _ in rejects], pa.int64()),
+            "line": pa.array([reject.line for _, reject in rejects], pa.int64()),
+            "reason": pa.array([reject.reason for _, reject in rejects], pa.string()),
+            "text": pa.array([reject.text for _, reject in rejects], pa.string()),
+        }
+    )

@@ -1,0 +1,140 @@
+"""Stage `urls`, second part: raw records become rows, the distinct canonical URLs in SURT order.
+
+Every piece is made canonical and collapsed; Dask's disk-backed shuffle then brings equal URLs together in
+ranges of SURT order, and the sorted ranges are cut into blocks of equal length.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from noveltyflow.config import UrlSettings
+from noveltyflow.runtime.stages.read import reject_table
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore, Scratch
+from noveltyflow.store.blocks import write_rows
+from noveltyflow.urls.canonical import canonicalize
+from noveltyflow.urls.readers import Reject, printable
+from noveltyflow.urls.shards import Shard
+
+Piece = tuple[str, int, list[int]]
+"""Name of a piece, number of its partition's first shard, and each of these shards' first global ordinal."""
+Slice = tuple[int, int, int]
+"""Number of a sorted range, and the first and last-plus-one of its rows."""
+
+
+def empty_rows(*, with_time: bool) -> pd.DataFrame:
+    """The columns of rows before they are stored, without any row."""
+    text = pd.Series([], dtype="string[pyarrow]")
+    number = pd.Series([], dtype="int64")
+    columns = {"surt": text, "url": text, "count": number, "first_seen": number}
+    return pd.DataFrame(columns | ({"first_time": number} if with_time else {}))
+
+
+def canonical(pieces: Iterable[Piece], scratch: Scratch, settings: UrlSettings, with_time: bool) -> pd.DataFrame:
+    """Distinct canonical URLs of one partition of pieces; what cannot be a URL is stored as a reject."""
+    frames = [empty_rows(with_time=with_time)]
+    for name, first_shard, bases in pieces:
+        table = scratch.read_table(f"pieces/{name}")
+        batch = canonicalize(table["text"].to_pylist(), settings)
+        keep = np.array([url is not None for url in batch.urls], dtype=bool)
+        _store_rejects(scratch, name, table, batch.reasons, keep)
+        shard = table["shard"].to_numpy() - first_shard
+        columns = {
+            "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
+            "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
+            "count": np.ones(keep.sum(), np.int64),
+            "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
+        }
+        if with_time:
+            columns["first_time"] = table["time"].to_numpy()[keep]
+        frames.append(collapse(pd.DataFrame(columns)))
+    return collapse(pd.concat(frames, ignore_index=True))
+
+
+def _store_rejects(
+    scratch: Scratch, name: str, table: pa.Table, reasons: Sequence[str | None], keep: np.ndarray[Any, Any]
+) -> None:
+    bad = np.flatnonzero(~keep)
+    rejected = table.take(bad)
+    rejects = [
+        (shard, Reject(ordinal, line, str(reasons[at]), printable(text)))
+        for at, shard, ordinal, line, text in zip(
+            bad, *(rejected[column].to_pylist() for column in ("shard", "ordinal", "line", "text")), strict=True
+        )
+    ]
+    scratch.write_table(f"rejects/{name}-canonical", reject_table(rejects))
+
+
+def collapse(frame: pd.DataFrame) -> pd.DataFrame:
+    """One row for each distinct URL, in (SURT, URL) order: counts add up, the earliest sighting stays."""
+    how = {"count": "sum", "first_seen": "min", "first_time": "min"}
+    grouped = frame.groupby(["surt", "url"], sort=True, as_index=False)
+    return grouped.agg({column: how[column] for column in frame.columns[2:]})
+
+
+def divisions(samples: Sequence[str], settings: UrlSettings, n_ranges: int) -> list[str]:
+    """Borders of about `n_ranges` ranges of SURT order that hold about as many records each."""
+    surts = sorted(surt for surt in canonicalize(samples, settings).surts if surt is not None)
+    inner = {surts[len(surts) * i // n_ranges] for i in range(1, n_ranges)} if surts else set()
+    # The highest character closes the last range: canonical URLs are ASCII.
+    return ["", *sorted(inner - {""}), "\x7f"]
+
+
+def store_range(frame: pd.DataFrame, number: int, scratch: Scratch) -> tuple[int, int, int]:
+    """Sort and collapse one range of SURT order into scratch; its number, rows and sum of counts."""
+    rows = collapse(frame.reset_index())
+    scratch.write_table(f"sorted/{number:06d}", pa.Table.from_pandas(rows, preserve_index=False))
+    return number, len(rows), int(rows["count"].sum())
+
+
+def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[list[Slice]]:
+    """Which rows of which sorted ranges make up every block."""
+    ends = np.cumsum(lengths)
+    result: list[list[Slice]] = []
+    for block in blocks:
+        first, last = np.searchsorted(ends, [block.start, block.stop - 1], side="right")
+        result.append(
+            [
+                (number, max(block.start - start, 0), min(block.stop - start, lengths[number]))
+                for number in range(int(first), int(last) + 1)
+                if (start := int(ends[number]) - lengths[number]) < int(ends[number])
+            ]
+        )
+    return result
+
+
+def rows(store: RunStore, block: Block, slices: Sequence[Slice]) -> int:
+    """Store one block of rows, cut from the sorted ranges; its number of rows."""
+    tables = [store.scratch.read_table(f"sorted/{number:06d}")[lo:hi] for number, lo, hi in slices]
+    table = pa.concat_tables(tables).drop_columns(["surt"])
+    columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
+    write_rows(store, block, columns)
+    return block.n_rows
+
+
+def located_rejects(scratch: Scratch, shards: Sequence[Shard], lines: Sequence[int]) -> Iterable[pa.Table]:
+    """All rejects in input order, with their source and the line in it instead of their shard.
+
+    `lines` holds every shard's number of lines: a shard that continues a file starts where the one before ended.
+    """
+    bases = np.zeros(len(shards), np.int64)
+    for number in range(1, len(shards)):
+        if shards[number].path == shards[number - 1].path and shards[number].start > 0:
+            bases[number] = bases[number - 1] + lines[number - 1]
+    sources = np.array([shard.source for shard in shards], dtype=object)
+    by_piece: dict[str, list[str]] = {}
+    for name in scratch.names("rejects"):
+        by_piece.setdefault(name[:13], []).append(name)
+    for names in by_piece.values():
+        table = pa.concat_tables([scratch.read_table(f"rejects/{name}") for name in names])
+        shard = table["shard"].to_numpy()
+        located = table.set_column(0, "source", pa.array(sources[shard], pa.string()))
+        located = located.set_column(1, "line", pc.add(table["line"], pa.array(bases[shard])))
+        yield located.take(np.lexsort((located["line"].to_numpy(), shard)))

@@ -1,0 +1,197 @@
+"""Stage `urls`: from shards to rows in the run folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import dask
+import dask.bag as db
+import dask.dataframe as dd
+import numpy as np
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.errors import InputError, StoreError
+from noveltyflow.features.hashing import hash_block
+from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.plan import choose_block_rows
+from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.neighbors import tile_bytes
+from noveltyflow.runtime.stages.read import (
+    Partition,
+    ReadReport,
+    partition_shards,
+    piece_name,
+    read,
+    stored_report,
+)
+from noveltyflow.runtime.stages.rows import (
+    Piece,
+    canonical,
+    divisions,
+    empty_rows,
+    located_rejects,
+    rows,
+    slices_of_blocks,
+    store_range,
+)
+from noveltyflow.similarity.tiles import split_rows
+from noveltyflow.store import RunStore
+from noveltyflow.store.blocks import allocate_rows
+from noveltyflow.store.rejects import write_rejects
+from noveltyflow.urls.canonical import canonicalize
+from noveltyflow.urls.shards import Shard
+
+_RANGE_RECORDS = 100_000
+_MOST_SAMPLES = 100_000
+_MODEL_SAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class UrlStage:
+    """Everything that the parts of the stage share."""
+
+    store: RunStore
+    settings: ScoringSettings
+    shards: Sequence[Shard]
+    executor: Executor
+    reporter: Reporter
+    block_rows: int | None
+    backend: str
+
+    def run(self, fingerprint: str) -> None:
+        """Read, canonicalise, shuffle, collapse and store; then mark the stage done."""
+        reports = self._read()
+        samples = _thin([text for report in reports for text in report.samples], _MOST_SAMPLES)
+        ranges = self._shuffle(reports, samples)
+        n_rows, n_urls = (sum(column) for column in zip(*ranges, strict=True))
+        counts = self._store_rejects(reports)
+        _require_balance(self.store, counts, n_urls)
+        if n_rows == 0:
+            raise InputError(_no_url(counts))
+        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
+        self.store.mark("urls", fingerprint, rows=n_rows, urls=n_urls, block_rows=block_rows, **counts)
+        self.store.scratch.remove()
+
+    def _read(self) -> list[ReadReport]:
+        scratch = self.store.scratch
+        done = [stored_report(scratch, name) for name in scratch.names("read")]
+        partitions = partition_shards(self.shards)
+        missing = [p for p in partitions if p[0] not in {report.partition for report in done}]
+        self.reporter.start("read", None, "lines")
+        self.reporter.advance(sum(report.records for report in done))
+        for report in self._read_missing(missing):
+            self.reporter.advance(report.records)
+            done.append(report)
+        self.reporter.finish(f"{sum(r.records for r in done):,} lines in {len(self.shards):,} shards")
+        return sorted(done, key=lambda report: report.partition)
+
+    def _read_missing(self, partitions: list[Partition]) -> Iterator[ReadReport]:
+        if not partitions:
+            return
+        bag = db.from_sequence(partitions, npartitions=len(partitions))
+        reports = bag.map_partitions(read, self.store.scratch, self.settings.input)
+        for (report,) in self.executor.compute(reports.to_delayed()):
+            if isinstance(report, InputError):
+                raise report
+            yield report
+
+    def _pieces(self, reports: Sequence[ReadReport]) -> list[Piece]:
+        records = [shard.records for report in reports for shard in report.shards]
+        bases = (np.cumsum(records) - records).tolist()
+        return [
+            (
+                piece_name(report.partition, piece),
+                report.first_shard,
+                bases[report.first_shard : report.first_shard + len(report.shards)],
+            )
+            for report in reports
+            for piece in range(report.pieces)
+        ]
+
+    def _shuffle(self, reports: Sequence[ReadReport], samples: Sequence[str]) -> list[tuple[int, int]]:
+        """Rows and sum of counts of every range of SURT order, all of them stored in scratch."""
+        scratch, pieces = self.store.scratch, self._pieces(reports)
+        if (stored := scratch.read("sorted.json")) is not None:
+            return [(n_rows, n_urls) for n_rows, n_urls in json.loads(stored)]
+        total = sum(report.records for report in reports)
+        self.reporter.start("canonical", total, "lines")
+        ranges: dict[int, tuple[int, int]] = {}
+        if pieces:
+            sorted_ranges = self._sorted_ranges(pieces, samples, total)
+            for number, n_rows, n_urls in self.executor.compute(sorted_ranges):
+                ranges[number] = (n_rows, n_urls)
+                self.reporter.advance(n_urls)
+        result = [ranges[number] for number in sorted(ranges)] or [(0, 0)]
+        scratch.write("sorted.json", json.dumps(result).encode())
+        self.reporter.finish(f"{sum(n for n, _ in result):,} distinct URLs")
+        return result
+
+    def _sorted_ranges(self, pieces: list[Piece], samples: Sequence[str], total: int) -> list[Any]:
+        with_time = self.settings.input.time_column is not None
+        bag = db.from_sequence(pieces, npartitions=len(pieces)).map_partitions(
+            canonical, self.store.scratch, self.settings.urls, with_time
+        )
+        frame = dd.from_delayed(bag.to_delayed(), meta=empty_rows(with_time=with_time), verify_meta=False)
+        borders = divisions(samples, self.settings.urls, -(-total // _RANGE_RECORDS))
+        shuffled = frame.set_index("surt", divisions=borders, shuffle_method=self.executor.shuffle_method)
+        store_one = dask.delayed(store_range, pure=False)
+        return [
+            store_one(part, number, self.store.scratch) for number, part in enumerate(shuffled.to_delayed())
+        ]
+
+    def _store_rejects(self, reports: Sequence[ReadReport]) -> dict[str, Any]:
+        shards = [shard for report in reports for shard in report.shards]
+        tables = located_rejects(self.store.scratch, self.shards, [shard.lines for shard in shards])
+        reasons = write_rejects(self.store, tables)
+        return {
+            "lines_read": sum(shard.records for shard in shards),
+            "lines_blank": sum(shard.blank for shard in shards),
+            "lines_rejected": sum(reasons.values()),
+            "reject_reasons": reasons,
+        }
+
+    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
+        projected = tile_bytes(self._sampled_nonzeros(samples), self.settings, self.backend)
+        block_rows = choose_block_rows(
+            projected, n_rows, self.executor.memory_per_thread, self.executor.n_threads, self.block_rows
+        )
+        blocks = split_rows(n_rows, block_rows)
+        with_time = self.settings.input.time_column is not None
+        allocate_rows(self.store, n_rows, block_rows, with_time=with_time)
+        self.reporter.start("rows", n_rows, "rows")
+        slices = slices_of_blocks(lengths, blocks)
+        tasks = [(self.store, block, part) for block, part in zip(blocks, slices, strict=True)]
+        for stored in self.executor.run("rows", rows, tasks):
+            self.reporter.advance(stored)
+        self.reporter.finish(f"{n_rows:,} rows in {len(blocks):,} blocks of {block_rows:,}")
+        return block_rows
+
+    def _sampled_nonzeros(self, samples: Sequence[str]) -> float:
+        urls = canonicalize(_thin(samples, _MODEL_SAMPLES), self.settings.urls).urls
+        good = [url for url in urls if url is not None]
+        return float(hash_block(good, self.settings.features).nnz / max(1, len(good)))
+
+
+def _thin(items: Sequence[str], most: int) -> list[str]:
+    return list(items[:: -(-len(items) // most) or 1])
+
+
+def _require_balance(store: RunStore, counts: dict[str, Any], n_urls: int) -> None:
+    """Nothing may be lost between reading and storing."""
+    if counts["lines_read"] != counts["lines_blank"] + counts["lines_rejected"] + n_urls:
+        raise StoreError(
+            f"{store.path}: {counts['lines_read']:,} lines were read, but {counts['lines_blank']:,} blank ones, "
+            f"{counts['lines_rejected']:,} rejects and {n_urls:,} URLs are stored; this is a defect, please report "
+            "it, and run again with --overwrite"
+        )
+
+
+def _no_url(counts: dict[str, Any]) -> str:
+    reasons = ", ".join(f"{n:,} {reason}" for reason, n in counts["reject_reasons"].items()) or "none"
+    return (
+        f"no URL in the input: {counts['lines_read']:,} lines read, {counts['lines_blank']:,} blank, "
+        f"rejects: {reasons}; check the format, and --url-column for tables"
+    )

@@ -1,0 +1,44 @@
+"""One call for a whole workflow: plan, connect to a cluster, execute."""
+
+from __future__ import annotations
+
+import logging
+
+from noveltyflow.runtime.cluster import connect
+from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.progress import Reporter, Silent
+from noveltyflow.runtime.workflow import execute, plan_run
+from noveltyflow.workflow import Workflow
+
+log = logging.getLogger(__name__)
+
+
+def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwrite: bool = False) -> None:
+    """Carry out a workflow, or what is left of it, on the cluster that it names.
+
+    Parameters
+    ----------
+    workflow
+        Validated inputs, output and settings.
+    reporter
+        Told about progress; by default nobody is.
+    overwrite
+        Replace a run that is already there.
+
+    Raises
+    ------
+    NoveltyflowError
+        `InputError`, `StoreError`, `ResourceError` before work begins; `TaskError` when it fails half-way.
+    """
+    reporter = reporter or Silent()
+    plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
+    if (what := plan.describe()) is not None:
+        reporter.note(what)
+    if not plan.unfinished:
+        return
+    with connect(workflow.cluster) as client:
+        reporter.note(f"dashboard: {client.dashboard_link}")
+        executor = DaskExecutor(client, plan.fingerprints["neighbors"])
+        log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
+        cluster = workflow.cluster
+        execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

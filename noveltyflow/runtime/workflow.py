@@ -1,0 +1,163 @@
+"""A whole run: planned, checked against what is already there, and carried through its stages."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from noveltyflow.config import ScoringSettings, fingerprint
+from noveltyflow.errors import NoveltyflowError, SettingsError, StoreError
+from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.features import compute_features, compute_idf
+from noveltyflow.runtime.stages.neighbors import compute_neighbors
+from noveltyflow.runtime.stages.urls import UrlStage
+from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore
+from noveltyflow.urls.shards import Shard, plan_shards
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run folder that agrees with the inputs and settings asked for, and what there is still to do."""
+
+    store: RunStore
+    settings: ScoringSettings
+    shards: Sequence[Shard]
+    fingerprints: dict[str, str]
+
+    @property
+    def unfinished(self) -> list[str]:
+        """Stages that have not been completed, in order."""
+        return [stage for stage in STAGES if not self.store.finished(stage, self.fingerprints[stage])]
+
+    def describe(self) -> str | None:
+        """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
+        todo = self.unfinished
+        if not todo:
+            return f"{self.store.path} is complete; nothing to do"
+        if todo[0] != STAGES[0]:
+            return f"continuing {self.store.path} at stage {todo[0]!r}"
+        if self.store.scratch.names("read"):
+            return f"continuing {self.store.path} within stage {todo[0]!r}"
+        return None
+
+
+def plan_run(inputs: Sequence[str], out: str, settings: ScoringSettings, *, overwrite: bool = False) -> PlannedRun:
+    """Find the shards, and make or reopen the run folder.
+
+    Raises
+    ------
+    InputError
+        When an input is missing or cannot be read; nothing is left behind.
+    StoreError
+        When `out` holds something else, or a run of other inputs or settings; the text says what changed.
+    """
+    store = RunStore(out, writable=True)
+    spool = _spool_folder(out) if "-" in inputs else None
+    try:
+        shards = plan_shards(inputs, settings.input, spool=spool)
+        header = {"settings": settings.model_dump(mode="json"), "inputs": manifest(shards)}
+        if not store.holds_run():
+            store.require_free()
+            store = RunStore.create(out, header)
+        elif overwrite:
+            store.remove()
+            store = RunStore.create(out, header)
+        else:
+            _require_same(store, header)
+    except NoveltyflowError:
+        _remove_spool(out)
+        raise
+    return PlannedRun(store, settings, shards, stage_fingerprints(header))
+
+
+def execute(plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_rows: int | None, backend: str) -> None:
+    """Carry out the unfinished stages of a planned run."""
+    store, settings, prints = plan.store, plan.settings, plan.fingerprints
+    urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backend)
+    stages: dict[str, Callable[[str], None]] = {
+        "urls": urls.run,
+        "features": lambda mark: compute_features(store, settings.features, executor, reporter, mark),
+        "idf": lambda mark: compute_idf(store, executor, reporter, mark),
+        "neighbors": lambda mark: compute_neighbors(store, settings, backend, executor, reporter, mark),
+    }
+    try:
+        for stage in plan.unfinished:
+            started = time.monotonic()
+            stages[stage](prints[stage])
+            log.info("stage %s took %.1f s", stage, time.monotonic() - started)
+    finally:
+        _remove_spool(store.path)
+
+
+def _spool_folder(out: str) -> Path:
+    """Where standard input is kept while the run reads it: beside the run folder."""
+    if "://" in out:
+        raise SettingsError(f"{out}: standard input needs a local --out, beside which it is kept while it is read")
+    return Path(f"{out}.stdin")
+
+
+def _remove_spool(out: str) -> None:
+    shutil.rmtree(f"{out}.stdin", ignore_errors=True)
+
+
+def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:
+    """Every input file once, with what tells whether it has changed; how it is cut into shards is left out."""
+    files = {shard.path: shard for shard in shards}
+    return [
+        {"source": s.source, "format": s.format, "size": s.size, "identity": s.identity} for s in files.values()
+    ]
+
+
+def stage_fingerprints(header: dict[str, Any]) -> dict[str, str]:
+    """A fingerprint for each stage: of its own settings and of all that the stages before it depend on."""
+    settings = header["settings"]
+    own = {
+        "urls": [settings["input"], settings["urls"], header["inputs"], SCHEMA_VERSION],
+        "features": settings["features"],
+        "idf": settings["features"],
+        "neighbors": settings["neighbors"],
+    }
+    prints: dict[str, str] = {}
+    before = ""
+    for stage in STAGES:
+        before = prints[stage] = fingerprint([before, stage, own[stage]])
+    return prints
+
+
+def _require_same(store: RunStore, header: dict[str, Any]) -> None:
+    changed = list(_differences(store.header, header))
+    if changed:
+        raise StoreError(
+            f"{store.path} was made with other settings or inputs:\n  "
+            + "\n  ".join(changed)
+            + "\ngive another --out, or --overwrite to start anew"
+        )
+
+
+def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    found = []
+    for group, settings in new["settings"].items():
+        for name, value in settings.items():
+            before = old["settings"].get(group, {}).get(name)
+            if before != value:
+                found.append(f"{group}.{name}: was {before!r}, now {value!r}")
+    before_files = {entry["source"]: entry for entry in old["inputs"]}
+    now_files = {entry["source"]: entry for entry in new["inputs"]}
+    found += [f"input no longer given: {source}" for source in before_files if source not in now_files]
+    found += [f"input not given before: {source}" for source in now_files if source not in before_files]
+    found += [
+        f"input changed: {source}"
+        for source, entry in now_files.items()
+        if source in before_files and before_files[source] != entry
+    ]
+    if not found and list(before_files) != list(now_files):
+        found.append("inputs are given in another order")
+    return found

@@ -1,0 +1,83 @@
+"""Row blocks in and out: URLs with their counts, CSR feature blocks, and neighbours."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import scipy.sparse as sp
+
+from noveltyflow.similarity.tiles import Block, split_rows
+from noveltyflow.similarity.topk import NO_NEIGHBOR, TopK
+from noveltyflow.store.run_store import RunStore
+from noveltyflow.types import AnyArray, CsrMatrix
+
+def blocks_of(store: RunStore) -> list[Block]:
+    """The row blocks that the `urls` stage fixed."""
+    figures = store.figures("urls")
+    return split_rows(figures["rows"], figures["block_rows"])
+
+
+def allocate_rows(store: RunStore, n_rows: int, block_rows: int, *, with_time: bool) -> None:
+    """Make the arrays of `rows/`: `url` (string), `count`, `first_seen` and perhaps `first_time` (int64)."""
+    store.preallocate("rows/url", (n_rows,), block_rows, str, "")
+    for name in ("count", "first_seen", *(["first_time"] if with_time else [])):
+        store.preallocate(f"rows/{name}", (n_rows,), block_rows, np.int64)
+
+
+def write_rows(store: RunStore, block: Block, columns: dict[str, AnyArray]) -> None:
+    """Write the row columns of one block, which is one chunk of each array."""
+    for name, values in columns.items():
+        store.array(f"rows/{name}")[block.start : block.stop] = values
+
+
+def read_urls(store: RunStore, block: Block) -> list[str]:
+    """URLs of one block."""
+    urls: list[str] = np.asarray(store.array("rows/url")[block.start : block.stop]).tolist()
+    return urls
+
+
+def write_csr(store: RunStore, block: int, matrix: CsrMatrix) -> None:
+    """Store a CSR block in anndata's layout (`encoding-type` csr_matrix, version 0.1.0)."""
+    name = f"features/{block:06d}"
+    store.root.create_group(
+        name,
+        attributes={
+            "encoding-type": "csr_matrix",
+            "encoding-version": "0.1.0",
+            "shape": [int(length) for length in matrix.shape],
+        },
+        overwrite=True,
+    )
+    for part in ("data", "indices", "indptr"):
+        store.put(f"{name}/{part}", getattr(matrix, part))
+
+
+def read_csr(store: RunStore, block: int) -> CsrMatrix:
+    """Load a CSR block of term counts."""
+    name = f"features/{block:06d}"
+    shape: Any = store.root[name].attrs["shape"]
+    parts = (np.asarray(store.array(f"{name}/{part}")[...]) for part in ("data", "indices", "indptr"))
+    matrix = sp.csr_matrix(tuple(parts), shape=tuple(shape), copy=False)
+    matrix.has_sorted_indices = True
+    matrix.has_canonical_format = True
+    return matrix
+
+
+def read_csr_indices(store: RunStore, block: int) -> AnyArray:
+    """Column ids alone of a CSR block, which is all that a document frequency needs."""
+    return np.asarray(store.array(f"features/{block:06d}/indices")[...])
+
+
+def allocate_neighbors(store: RunStore, n_neighbors: int) -> None:
+    """Make `neighbors/similarities` (float32) and `neighbors/indices` (int64), both `(n_rows, n_neighbors)`."""
+    figures = store.figures("urls")
+    shape = (figures["rows"], n_neighbors)
+    store.preallocate("neighbors/similarities", shape, figures["block_rows"], np.float32, -np.inf)
+    store.preallocate("neighbors/indices", shape, figures["block_rows"], np.int64, NO_NEIGHBOR)
+
+
+def write_neighbors(store: RunStore, block: Block, neighbors: TopK) -> None:
+    """Write the neighbours of one block."""
+    store.array("neighbors/similarities")[block.start : block.stop] = neighbors.similarities
+    store.array("neighbors/indices")[block.start : block.stop] = neighbors.indices

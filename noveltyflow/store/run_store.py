@@ -1,0 +1,162 @@
+"""One Zarr v3 folder that holds everything a workflow produced."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import fsspec
+import numpy as np
+import zarr
+from zarr.codecs import ZstdCodec
+
+from noveltyflow.errors import StoreError
+from noveltyflow.store.scratch import Scratch
+
+SCHEMA_VERSION = 1
+STAGES = ("urls", "features", "idf", "neighbors")
+_HEADER = "noveltyflow"
+
+
+def compressor() -> ZstdCodec:
+    """The codec of every chunk; its checksum turns a flipped bit into an error."""
+    return ZstdCodec(level=1, checksum=True)
+
+
+@dataclass(frozen=True)
+class RunStore:
+    """A run folder at a path or fsspec address.
+
+    Pickles as its address and mode only; arrays are opened where they are used.
+
+    Raises
+    ------
+    StoreError
+        When the folder is absent, is no run, or has another schema version.
+    """
+
+    path: str
+    writable: bool = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Only the address and the mode travel."""
+        return {"path": self.path, "writable": self.writable}
+
+    @classmethod
+    def create(cls, path: str, header: Mapping[str, Any]) -> RunStore:
+        """Make an empty run folder that carries `header` (JSON-able) and the schema version."""
+        if path.startswith("memory:"):
+            raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
+        attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header}}
+        zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
+        return cls(path, writable=True)
+
+    @cached_property
+    def root(self) -> zarr.Group:
+        """The Zarr group, opened once for each process."""
+        try:
+            group = zarr.open_group(self.path, mode="r+" if self.writable else "r", zarr_format=3)
+        except (FileNotFoundError, ValueError) as error:
+            raise StoreError(f"{self.path}: no run here; make one with: noveltyflow run INPUT --out") from error
+        header = group.attrs.asdict().get(_HEADER)
+        if not isinstance(header, dict):
+            raise StoreError(f"{self.path}: a Zarr folder, but not a run of noveltyflow")
+        if header.get("schema_version") != SCHEMA_VERSION:
+            raise StoreError(
+                f"{self.path}: schema version {header.get('schema_version')}, this noveltyflow reads "
+                f"{SCHEMA_VERSION}; make the run anew with --overwrite"
+            )
+        return group
+
+    @cached_property
+    def header(self) -> dict[str, Any]:
+        """What `create` was given, and the schema version."""
+        header: dict[str, Any] = self.root.attrs.asdict()[_HEADER]  # type: ignore[assignment]
+        return header
+
+    @property
+    def scratch(self) -> Scratch:
+        """Space for unfinished work; removed when the run is complete."""
+        return Scratch(f"{self.path.rstrip('/')}/.scratch")
+
+    def holds_run(self) -> bool:
+        """Whether a run, complete or not, is at the address."""
+        fs, root = fsspec.core.url_to_fs(self.path)
+        try:
+            return f'"{_HEADER}"'.encode() in fs.cat_file(f"{root}/zarr.json")
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def require_free(self) -> None:
+        """Refuse an address that holds anything else, which may be somebody's work."""
+        fs, root = fsspec.core.url_to_fs(self.path)
+        if fs.exists(root) and not (fs.isdir(root) and not fs.ls(root)):
+            raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
+
+    def remove(self) -> None:
+        """Delete the run. Its markers go first, so that what a kill leaves behind never looks finished."""
+        fs, root = fsspec.core.url_to_fs(self.path)
+        if fs.exists(f"{root}/stages"):
+            fs.rm(f"{root}/stages", recursive=True)
+        fs.rm(root, recursive=True)
+
+    def array(self, name: str) -> zarr.Array[Any]:
+        """One stored array, such as `rows/url`."""
+        found = self.root[name]
+        if not isinstance(found, zarr.Array):
+            raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
+        return found
+
+    def preallocate(self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0) -> None:
+        """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk."""
+        chunks = (chunk_rows, *(max(1, length) for length in shape[1:]))
+        self.root.create_array(
+            name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, compressors=compressor(), overwrite=True
+        )
+
+    def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:
+        """Store a small or per-block array whole, in one chunk."""
+        array = self.root.create_array(
+            name,
+            shape=values.shape,
+            chunks=tuple(max(1, length) for length in values.shape),
+            dtype=values.dtype,
+            compressors=compressor(),
+            attributes=attributes,
+            overwrite=True,
+        )
+        array[...] = values
+
+    def marker(self, stage: str) -> dict[str, Any] | None:
+        """What a finished stage left: its `fingerprint` and figures; None while it is unfinished."""
+        name = f"stages/{stage}"
+        if name not in self.root:
+            return None
+        return dict(self.root[name].attrs.asdict())
+
+    def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
+        """Vouch for a stage, after everything it stored was written."""
+        self.root.create_group(f"stages/{stage}", attributes={"fingerprint": fingerprint, **figures}, overwrite=True)
+
+    def finished(self, stage: str, fingerprint: str) -> bool:
+        """Whether the stage was completed with exactly these settings and inputs."""
+        marker = self.marker(stage)
+        return marker is not None and marker.get("fingerprint") == fingerprint
+
+    def figures(self, stage: str) -> dict[str, Any]:
+        """Figures of a finished stage.
+
+        Raises
+        ------
+        StoreError
+            When the stage is unfinished, saying how to go on.
+        """
+        marker = self.marker(stage)
+        if marker is None:
+            raise StoreError(
+                f"{self.path}: the run is unfinished (stage {stage!r}); give the same `noveltyflow run` command "
+                "again to complete it"
+            )
+        return marker

@@ -1,0 +1,96 @@
+"""Scratch space inside a run folder: whole files that appear at once or not at all."""
+
+from __future__ import annotations
+
+import io
+import os
+import uuid
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import pyarrow as pa
+import pyarrow.feather as feather
+
+
+@dataclass(frozen=True)
+class Scratch:
+    """A folder of immutable files, on a local disk or behind an fsspec address.
+
+    Pickles as its address only, so that tasks can carry it.
+    """
+
+    path: str
+
+    @cached_property
+    def _fs(self) -> Any:
+        return fsspec.core.url_to_fs(self.path)[0]
+
+    @cached_property
+    def _root(self) -> str:
+        return str(fsspec.core.url_to_fs(self.path)[1])
+
+    @cached_property
+    def _is_local(self) -> bool:
+        return "file" in self._fs.protocol
+
+    def __getstate__(self) -> dict[str, str]:
+        """Only the address travels."""
+        return {"path": self.path}
+
+    def write(self, name: str, data: bytes | memoryview) -> None:
+        """Write one file atomically: readers see all of it or none, also after a kill."""
+        target = f"{self._root}/{name}"
+        if not self._is_local:
+            self._fs.pipe_file(target, bytes(data))
+            return
+        folder = Path(target).parent
+        folder.mkdir(parents=True, exist_ok=True)
+        partial = folder / f"{uuid.uuid4().hex}.partial"
+        try:
+            with partial.open("wb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            partial.replace(target)
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def read(self, name: str) -> bytes | None:
+        """Content of one file, or None where there is none."""
+        try:
+            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    def names(self, folder: str) -> list[str]:
+        """Sorted names of the finished files in a folder, without the folder."""
+        try:
+            paths = self._fs.ls(f"{self._root}/{folder}", detail=False)
+        except FileNotFoundError:
+            return []
+        names = (str(path).rsplit("/", 1)[-1] for path in paths)
+        return sorted(name for name in names if not name.endswith(".partial"))
+
+    def remove(self, name: str = "") -> None:
+        """Remove a file or folder; the whole scratch space by default. Absent is fine."""
+        target = f"{self._root}/{name}".rstrip("/")
+        if self._fs.exists(target):
+            self._fs.rm(target, recursive=True)
+
+    def write_table(self, name: str, table: pa.Table) -> None:
+        """Write an Arrow table as one LZ4 Feather file."""
+        sink = io.BytesIO()
+        feather.write_feather(table, sink, compression="lz4")
+        self.write(name, sink.getbuffer())
+
+    def read_table(self, name: str) -> pa.Table:
+        """Read a table written by `write_table`; memory-mapped where the file is local."""
+        if self._is_local:
+            return feather.read_table(f"{self._root}/{name}", memory_map=True)
+        data = self.read(name)
+        if data is None:
+            raise FileNotFoundError(f"{self._root}/{name}")
+        return feather.read_table(io.BytesIO(data))

@@ -1,0 +1,93 @@
+"""What people see in a terminal: progress on standard error, tables on standard output."""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+_WIDE = 10_000
+
+
+def printable(text: str) -> str:
+    """The text with every control, formatting and undecodable character escaped, so that it stays inert."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+
+
+class _Amount(ProgressColumn):
+    """Done, total, unit and rate."""
+
+    def render(self, task: Task) -> Text:
+        total = "" if task.total is None else f" of {int(task.total):,}"
+        rate = "" if task.speed is None else f"  {task.speed:,.0f}/s"
+        return Text(f"{int(task.completed):,}{total} {task.fields['unit']}{rate}")
+
+
+class TerminalReporter:
+    """Shows one bar for each stage; only the notes when standard error is no terminal.
+
+    Parameters
+    ----------
+    quiet
+        Show nothing at all.
+    """
+
+    def __init__(self, *, quiet: bool = False) -> None:
+        self._console = Console(stderr=True, quiet=quiet, highlight=False)
+        self._progress = Progress(
+            TextColumn("{task.description:<18}"),
+            BarColumn(bar_width=30),
+            _Amount(),
+            TimeRemainingColumn(elapsed_when_finished=True),
+            console=self._console,
+            disable=quiet or not self._console.is_terminal,
+        )
+        self._task: Any = None
+
+    def __enter__(self) -> TerminalReporter:
+        self._progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._progress.stop()
+
+    def start(self, stage: str, total: int | None, unit: str) -> None:
+        """A stage begins."""
+        self._task = self._progress.add_task(stage, total=total, unit=unit)
+
+    def advance(self, amount: int) -> None:
+        """Move the bar of the current stage."""
+        self._progress.advance(self._task, amount)
+
+    def finish(self, message: str) -> None:
+        """Fill the bar of the current stage, whose task count may have been an estimate."""
+        task = self._progress.tasks[self._progress.task_ids.index(self._task)]
+        total = task.total if task.total is not None else task.completed
+        self._progress.update(self._task, total=total, completed=total, unit=f"{task.fields['unit']}  ({message})")
+
+    def note(self, message: str) -> None:
+        """Print a line of text, inert whatever it holds."""
+        self._console.print(Text("\n".join(printable(line) for line in message.splitlines())), soft_wrap=True)
+
+
+def print_table(frame: pd.DataFrame) -> None:
+    """Print a frame on standard output; columns are as wide as they need where that is no terminal."""
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in frame.columns:
+        number = pd.api.types.is_numeric_dtype(frame[name])
+        table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
+    for record in frame.itertuples(index=False):
+        table.add_row(*(Text(_cell(value)) for value in record))
+    console.print(table)
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4f}"
+    return "" if value is None else printable(str(value))
