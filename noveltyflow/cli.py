@@ -65,7 +65,7 @@ def _option(group: str, name: str, field: FieldInfo) -> Callable[..., Any]:
         options |= {"type": int, "nargs": 2}
     else:
         options["type"] = int if int in (kind, field.annotation) else str
-    return click.option(flag, f"{group}.{name}", **options)
+    return click.option(flag, f"{group}__{name}", **options)
 
 
 def _help(field: FieldInfo) -> str:
@@ -82,9 +82,13 @@ def _shown(value: object) -> str:
 @click.option("--out", help="The run folder, such as urls.zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is already there.")
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
-@click.option("--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done."
+)
 @_setting_options
-def run(inputs: tuple[str, ...], out: str | None, overwrite: bool, quiet: bool, as_json: bool, **options: Any) -> None:
+def run(
+    inputs: tuple[str, ...], out: str | None, overwrite: bool, quiet: bool, as_json: bool, **options: Any
+) -> None:
     """Score the URLs of INPUT... into a run folder, or continue a run that was interrupted.
 
     INPUT is a file, a glob, a directory, an address such as s3://bucket/key, or - for standard input: text, CSV,
@@ -107,7 +111,9 @@ def run(inputs: tuple[str, ...], out: str | None, overwrite: bool, quiet: bool, 
         _echo_json(_open(workflow.out).info())
     elif not quiet:
         name = shlex.quote(workflow.out)
-        click.echo(f"done; now try:\n  noveltyflow top {name}\n  noveltyflow export {name} novelty.csv", err=True)
+        click.echo(
+            f"done; now try:\n  noveltyflow top {name}\n  noveltyflow export {name} novelty.csv", err=True
+        )
 
 
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Any:
@@ -122,10 +128,12 @@ def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any])
         values["out"] = out
     for path, value in options.items():
         if value is not None:
-            group, _, name = path.partition(".")
+            group, _, name = path.partition("__")
             values.setdefault(group, {})[name] = value
     if "out" not in values:
-        raise click.UsageError("Missing option '--out': where shall the run be stored, such as --out urls.zarr?")
+        raise click.UsageError(
+            "Missing option '--out': where shall the run be stored, such as --out urls.zarr?"
+        )
     return validated(values)
 
 
@@ -141,13 +149,21 @@ def _echo_json(value: Any) -> None:
 
 @cli.command()
 @click.argument("path", metavar="RUN")
-@click.option("-n", "--number", default=20, show_default=True, type=click.IntRange(min=1), help="How many rows.")
+@click.option(
+    "-n", "--number", default=20, show_default=True, type=click.IntRange(min=1), help="How many rows."
+)
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
 @click.option(
-    "--format", "form", type=click.Choice(["table", "csv", "jsonl"]), default="table", show_default=True,
+    "--format",
+    "form",
+    type=click.Choice(["table", "csv", "jsonl"]),
+    default="table",
+    show_default=True,
     help="How the rows are printed.",
 )
-@click.option("--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]")
+@click.option(
+    "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
+)
 def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
     """Print the most novel URLs of RUN, most novel first."""
     frame = _open(path).top(number, score)
@@ -182,7 +198,9 @@ def neighbors(path: str, url: str) -> None:
 @click.argument("path", metavar="RUN")
 @click.argument("file")
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
-@click.option("--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]")
+@click.option(
+    "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
+)
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
 def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
     """Write RUN to FILE: a table (.csv, .csv.gz, .jsonl, .parquet) or the neighbour graph (.npz)."""

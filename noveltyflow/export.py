@@ -53,7 +53,9 @@ def export(
     SettingsError
         When the suffix is none of the above, or the folder does not exist.
     """
-    suffix = next((suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.endswith(suffix)), None)
+    suffix = next(
+        (suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.endswith(suffix)), None
+    )
     if suffix is None:
         raise SettingsError(f"{path}: cannot tell the format; end the name with one of {' '.join(SUFFIXES)}")
     if not Path(path).absolute().parent.is_dir():
@@ -188,7 +190,11 @@ def _reported(values: Float32Array, n_rows: int, progress: Callable[[int], None]
 
 
 def _write_entry(
-    archive: zipfile.ZipFile, name: str, dtype: np.dtype[Any], shape: tuple[int, ...], parts: Iterable[AnyArray]
+    archive: zipfile.ZipFile,
+    name: str,
+    dtype: np.dtype[Any],
+    shape: tuple[int, ...],
+    parts: Iterable[AnyArray],
 ) -> None:
     header = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     with archive.open(zipfile.ZipInfo(f"{name}.npy"), "w", force_zip64=True) as entry:

@@ -96,7 +96,9 @@ class Run:
             `nearest`, `kth`, `mean` or `median`.
         """
         _require_score(score)
-        return self.similarities.map_blocks(score_block, score, drop_axis=1, dtype=np.float32, name=f"score_{score}")
+        return self.similarities.map_blocks(
+            score_block, score, drop_axis=1, dtype=np.float32, name=f"score_{score}"
+        )
 
     def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
         """Percentile rank of every row's novelty among all rows, float64 in [0, 100], shape (n_rows,), lazily."""
@@ -131,10 +133,16 @@ class Run:
     def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
         """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
         rows = slice(block.start, block.stop)
-        return tuple(np.asarray(self.store.array(f"neighbors/{name}")[rows]) for name in ("indices", "similarities"))  # type: ignore[return-value]
+        return tuple(
+            np.asarray(self.store.array(f"neighbors/{name}")[rows]) for name in ("indices", "similarities")
+        )  # type: ignore[return-value]
 
     def _frame_meta(self) -> pd.DataFrame:
-        text, whole, real = pd.Series([], dtype="str"), pd.Series([], dtype="int64"), pd.Series([], dtype="float64")
+        text, whole, real = (
+            pd.Series([], dtype="str"),
+            pd.Series([], dtype="int64"),
+            pd.Series([], dtype="float64"),
+        )
         kinds = (whole, text, whole, whole, real.astype("float32"), real, real.astype("float32"), text)
         columns = dict(zip(EXPORT_COLUMNS, kinds, strict=True))
         if self.has_time:
@@ -148,7 +156,10 @@ class Run:
 
     def top(self, n: int = 20, score: str = DEFAULT_SCORE) -> pd.DataFrame:
         """The `n` most novel rows, most novel first, ties in row order; columns as in an export."""
-        parts = [dask.delayed(_top_block)(values, block.start, n) for values, block in zip(self.scores(score).to_delayed(), self.blocks, strict=True)]
+        parts = [
+            dask.delayed(_top_block)(values, block.start, n)
+            for values, block in zip(self.scores(score).to_delayed(), self.blocks, strict=True)
+        ]
         best = dask.delayed(_merge_top)(parts, n)
         rows, novelty, distribution = dask.compute(best[0], best[1], self._distribution(score))
         frame = _rows_frame(self.store, rows, novelty, percentile.finalize(novelty, distribution))
@@ -202,7 +213,9 @@ class Run:
         indices, similarities = dask.compute(self.indices, self.similarities)
         filled = indices != NO_NEIGHBOR
         indptr = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
-        graph = sp.csr_matrix((similarities[filled], indices[filled], indptr), shape=(self.n_rows, self.n_rows))
+        graph = sp.csr_matrix(
+            (similarities[filled], indices[filled], indptr), shape=(self.n_rows, self.n_rows)
+        )
         graph.sort_indices()
         return graph
 
@@ -211,7 +224,9 @@ class Run:
         from noveltyflow.store.rejects import COLUMNS
 
         arrays = [da.from_zarr(self.store.array(f"rejects/{name}")) for name in COLUMNS]
-        frames = [dd.from_dask_array(array, columns=name) for name, array in zip(COLUMNS, arrays, strict=True)]
+        frames = [
+            dd.from_dask_array(array, columns=name) for name, array in zip(COLUMNS, arrays, strict=True)
+        ]
         return dd.concat(frames, axis=1, ignore_unknown_divisions=True)
 
     def info(self) -> dict[str, Any]:
@@ -260,7 +275,9 @@ def _frame_block(store: RunStore, block: Block, score: str, distribution: AnyArr
     return _rows_frame(store, rows, novelty, percentile.finalize(novelty, distribution))
 
 
-def _rows_frame(store: RunStore, rows: Int64Array, novelty: Float32Array, ranks: Float64Array) -> pd.DataFrame:
+def _rows_frame(
+    store: RunStore, rows: Int64Array, novelty: Float32Array, ranks: Float64Array
+) -> pd.DataFrame:
     """The columns of an export for some rows, indexed by row."""
     columns = {
         "row": rows,
@@ -281,7 +298,7 @@ def _rows_frame(store: RunStore, rows: Int64Array, novelty: Float32Array, ranks:
 def _take(store: RunStore, name: str, rows: Int64Array) -> AnyArray:
     """Some rows of a stored array; one slice where they are consecutive."""
     array = store.array(name)
-    if not len(rows) or rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1):
+    if not len(rows) or (rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1)):
         return np.asarray(array[slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)])
     return np.asarray(array.oindex[rows] if array.ndim == 1 else array.oindex[rows, :])
 

@@ -16,7 +16,9 @@ _WIDE = 10_000
 
 def printable(text: str) -> str:
     """The text with every control, formatting and undecodable character escaped, so that it stays inert."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text)
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
+    )
 
 
 class _Amount(ProgressColumn):
@@ -68,7 +70,9 @@ class TerminalReporter:
         """Fill the bar of the current stage, whose task count may have been an estimate."""
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         total = task.total if task.total is not None else task.completed
-        self._progress.update(self._task, total=total, completed=total, unit=f"{task.fields['unit']}  ({message})")
+        self._progress.update(
+            self._task, total=total, completed=total, unit=f"{task.fields['unit']}  ({message})"
+        )
 
     def note(self, message: str) -> None:
         """Print a line of text, inert whatever it holds."""

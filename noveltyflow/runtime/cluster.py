@@ -65,7 +65,9 @@ def require_cpu_workers(client: Client) -> None:
     """Refuse a cluster on which tasks that ask for `CPU` would wait for ever."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     if not workers:
-        raise ResourceError(f"{client.scheduler.address} has no workers; start some with: cluster/worker ADDRESS")
+        raise ResourceError(
+            f"{client.scheduler.address} has no workers; start some with: cluster/worker ADDRESS"
+        )
     without = [address for address, worker in workers.items() if not worker["resources"].get(CPU_RESOURCE)]
     if len(without) == len(workers):
         raise ResourceError(
@@ -83,7 +85,9 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
     return {
         "n_workers": workers,
         "threads_per_worker": settings.threads_per_worker,
-        "memory_limit": limit if limit is not None else int(psutil.virtual_memory().available * 0.8) // workers,
+        "memory_limit": limit
+        if limit is not None
+        else int(psutil.virtual_memory().available * 0.8) // workers,
         "host": "127.0.0.1",
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},

@@ -79,7 +79,8 @@ class DaskExecutor:
     ) -> Any:
         """See `Executor.tree`; at most eight values meet in one task."""
         level = [
-            dask.delayed(chunk)(*task, dask_key_name=(f"{name}-{self._token}", i)) for i, task in enumerate(tasks)
+            dask.delayed(chunk)(*task, dask_key_name=(f"{name}-{self._token}", i))
+            for i, task in enumerate(tasks)
         ]
         depth = 0
         while len(level) > 1:

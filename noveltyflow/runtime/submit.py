@@ -6,8 +6,8 @@ import logging
 
 from noveltyflow.runtime.cluster import connect
 from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
-from noveltyflow.runtime.workflow import execute, plan_run
 from noveltyflow.workflow import Workflow
 
 log = logging.getLogger(__name__)

@@ -12,6 +12,7 @@ from noveltyflow.similarity.topk import NO_NEIGHBOR, TopK
 from noveltyflow.store.run_store import RunStore
 from noveltyflow.types import AnyArray, CsrMatrix
 
+
 def blocks_of(store: RunStore) -> list[Block]:
     """The row blocks that the `urls` stage fixed."""
     figures = store.figures("urls")

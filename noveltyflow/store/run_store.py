@@ -59,7 +59,9 @@ class RunStore:
         try:
             group = zarr.open_group(self.path, mode="r+" if self.writable else "r", zarr_format=3)
         except (FileNotFoundError, ValueError) as error:
-            raise StoreError(f"{self.path}: no run here; make one with: noveltyflow run INPUT --out") from error
+            raise StoreError(
+                f"{self.path}: no run here; make one with: noveltyflow run INPUT --out"
+            ) from error
         header = group.attrs.asdict().get(_HEADER)
         if not isinstance(header, dict):
             raise StoreError(f"{self.path}: a Zarr folder, but not a run of noveltyflow")
@@ -109,11 +111,19 @@ class RunStore:
             raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
         return found
 
-    def preallocate(self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0) -> None:
+    def preallocate(
+        self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0
+    ) -> None:
         """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk."""
         chunks = (chunk_rows, *(max(1, length) for length in shape[1:]))
         self.root.create_array(
-            name, shape=shape, chunks=chunks, dtype=dtype, fill_value=fill, compressors=compressor(), overwrite=True
+            name,
+            shape=shape,
+            chunks=chunks,
+            dtype=dtype,
+            fill_value=fill,
+            compressors=compressor(),
+            overwrite=True,
         )
 
     def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:
@@ -138,7 +148,9 @@ class RunStore:
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
         """Vouch for a stage, after everything it stored was written."""
-        self.root.create_group(f"stages/{stage}", attributes={"fingerprint": fingerprint, **figures}, overwrite=True)
+        self.root.create_group(
+            f"stages/{stage}", attributes={"fingerprint": fingerprint, **figures}, overwrite=True
+        )
 
     def finished(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage was completed with exactly these settings and inputs."""

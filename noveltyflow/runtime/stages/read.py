@@ -68,7 +68,9 @@ def partition_shards(shards: Sequence[Shard]) -> list[Partition]:
     return partitions
 
 
-def read(partitions: Iterable[Partition], scratch: Scratch, settings: InputSettings) -> list[ReadReport | InputError]:
+def read(
+    partitions: Iterable[Partition], scratch: Scratch, settings: InputSettings
+) -> list[ReadReport | InputError]:
     """Stream the shards of each partition into pieces; an input's fault is returned, not raised.
 
     An exception would be retried, and reading a broken file again does not mend it.

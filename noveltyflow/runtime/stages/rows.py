@@ -37,7 +37,9 @@ def empty_rows(*, with_time: bool) -> pd.DataFrame:
     return pd.DataFrame(columns | ({"first_time": number} if with_time else {}))
 
 
-def canonical(pieces: Iterable[Piece], scratch: Scratch, settings: UrlSettings, with_time: bool) -> pd.DataFrame:
+def canonical(
+    pieces: Iterable[Piece], scratch: Scratch, settings: UrlSettings, with_time: bool
+) -> pd.DataFrame:
     """Distinct canonical URLs of one partition of pieces; what cannot be a URL is stored as a reject."""
     frames = [empty_rows(with_time=with_time)]
     for name, first_shard, bases in pieces:
@@ -66,7 +68,9 @@ def _store_rejects(
     rejects = [
         (shard, Reject(ordinal, line, str(reasons[at]), printable(text)))
         for at, shard, ordinal, line, text in zip(
-            bad, *(rejected[column].to_pylist() for column in ("shard", "ordinal", "line", "text")), strict=True
+            bad,
+            *(rejected[column].to_pylist() for column in ("shard", "ordinal", "line", "text")),
+            strict=True,
         )
     ]
     scratch.write_table(f"rejects/{name}-canonical", reject_table(rejects))

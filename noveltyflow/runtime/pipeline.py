@@ -49,7 +49,9 @@ class PlannedRun:
         return None
 
 
-def plan_run(inputs: Sequence[str], out: str, settings: ScoringSettings, *, overwrite: bool = False) -> PlannedRun:
+def plan_run(
+    inputs: Sequence[str], out: str, settings: ScoringSettings, *, overwrite: bool = False
+) -> PlannedRun:
     """Find the shards, and make or reopen the run folder.
 
     Raises
@@ -78,7 +80,9 @@ def plan_run(inputs: Sequence[str], out: str, settings: ScoringSettings, *, over
     return PlannedRun(store, settings, shards, stage_fingerprints(header))
 
 
-def execute(plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_rows: int | None, backend: str) -> None:
+def execute(
+    plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_rows: int | None, backend: str
+) -> None:
     """Carry out the unfinished stages of a planned run."""
     store, settings, prints = plan.store, plan.settings, plan.fingerprints
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backend)
@@ -100,7 +104,9 @@ def execute(plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_r
 def _spool_folder(out: str) -> Path:
     """Where standard input is kept while the run reads it: beside the run folder."""
     if "://" in out:
-        raise SettingsError(f"{out}: standard input needs a local --out, beside which it is kept while it is read")
+        raise SettingsError(
+            f"{out}: standard input needs a local --out, beside which it is kept while it is read"
+        )
     return Path(f"{out}.stdin")
 
 
@@ -112,7 +118,8 @@ def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:
     """Every input file once, with what tells whether it has changed; how it is cut into shards is left out."""
     files = {shard.path: shard for shard in shards}
     return [
-        {"source": s.source, "format": s.format, "size": s.size, "identity": s.identity} for s in files.values()
+        {"source": s.source, "format": s.format, "size": s.size, "identity": s.identity}
+        for s in files.values()
     ]
 
 
