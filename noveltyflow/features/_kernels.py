@@ -15,8 +15,6 @@ from noveltyflow.types import AnyArray
 
 CHAR, CHAR_WB, WORD = 0, 1, 2
 _SPACE = 32
-# Below this many keys the histograms of a radix sort cost more than shifting keys one by one.
-_SMALL = 24
 
 _U1, _U2, _U3, _U4 = (
     np.uint32(0xCC9E2D51),
@@ -210,11 +208,13 @@ def _hash_padded_words(
     n_keys = 0
     left = start
     for at in range(start + 1, stop):
-        if buffer[at] == _SPACE:
+        if buffer[at] != _SPACE:
+            continue
+        if at > left + 1:
             n_keys = _hash_segment(
                 buffer, left, at + 1, min_n, max_n, True, keys, n_keys, words, states, starts, stops
             )
-            left = at
+        left = at
     return n_keys
 
 
@@ -264,75 +264,6 @@ def _column(hashed: Any, divisor: Any, power_of_two: bool) -> Any:
 
 
 @_compiled
-def _fold(keys: AnyArray, n_keys: int, n_features: int, signed: bool) -> None:
-    """Replace hashes by columns; if `signed`, shifted by one bit that is set for a negative hash."""
-    divisor = np.uint32(n_features)
-    power_of_two = n_features & (n_features - 1) == 0
-    if signed:
-        for i in range(n_keys):
-            negative = np.uint32(keys[i] >> np.uint32(31))
-            column = _column(keys[i], divisor, power_of_two)
-            keys[i] = np.uint32(np.uint32(column << np.uint32(1)) | negative)
-    else:
-        for i in range(n_keys):
-            keys[i] = _column(keys[i], divisor, power_of_two)
-
-
-@_compiled
-def _insertion_sort(keys: AnyArray, n_keys: int) -> None:
-    for i in range(1, n_keys):
-        key = keys[i]
-        at = i
-        while at > 0 and keys[at - 1] > key:
-            keys[at] = keys[at - 1]
-            at -= 1
-        keys[at] = key
-
-
-@_compiled
-def _radix_sort(
-    keys: AnyArray, spare: AnyArray, n_keys: int, n_passes: int, bits: int, ends: AnyArray
-) -> Any:
-    """Sort keys of at most `n_passes * bits` bits; gives the one of the two arrays that holds the result."""
-    mask = np.uint32((1 << bits) - 1)
-    ends[:] = 0
-    for i in range(n_keys):
-        key = keys[i]
-        for p in range(n_passes):
-            ends[p, np.uint32(key >> np.uint32(p * bits)) & mask] += 1
-    for p in range(n_passes):
-        total = 0
-        for digit in range(1 << bits):
-            total, ends[p, digit] = total + ends[p, digit], total
-        shift = np.uint32(p * bits)
-        for i in range(n_keys):
-            key = keys[i]
-            digit = np.uint32(key >> shift) & mask
-            spare[ends[p, digit]] = key
-            ends[p, digit] += 1
-        keys, spare = spare, keys
-    return keys
-
-
-@_compiled
-def _emit(keys: AnyArray, n_keys: int, signed: bool, indices: AnyArray, data: AnyArray, at: int) -> int:
-    """Write sorted keys as one row from position `at`, equal columns summed; gives the position after it."""
-    shift = np.uint32(1) if signed else np.uint32(0)
-    column = np.uint32(0)
-    i = 0
-    while i < n_keys:
-        column = np.uint32(keys[i] >> shift)
-        total = 0
-        while i < n_keys and np.uint32(keys[i] >> shift) == column:
-            total += 1 - 2 * np.int64(keys[i] & shift)
-            i += 1
-        indices[at] = column
-        data[at] = total
-        at += 1
-    return at
-
-
-@_compiled
 def _hash_row(
     buffer: AnyArray,
     start: int,
@@ -341,19 +272,21 @@ def _hash_row(
     word_bytes: AnyArray,
     min_n: int,
     max_n: int,
-    keys: AnyArray,
+    hashes: AnyArray,
     text: AnyArray,
     words: AnyArray,
     states: AnyArray,
     starts: AnyArray,
     stops: AnyArray,
 ) -> int:
-    """Write the hashes of all n-grams of one row to `keys`, and give their number."""
+    """Write the hashes of all n-grams of one row, and give their number."""
     if analyzer == CHAR:
-        return _hash_segment(buffer, start, stop, min_n, max_n, False, keys, 0, words, states, starts, stops)
+        return _hash_segment(
+            buffer, start, stop, min_n, max_n, False, hashes, 0, words, states, starts, stops
+        )
     if analyzer == CHAR_WB:
-        return _hash_padded_words(buffer, start, stop, min_n, max_n, keys, words, states, starts, stops)
-    return _hash_tokens(buffer, start, stop, word_bytes, min_n, max_n, keys, text, starts, stops)
+        return _hash_padded_words(buffer, start, stop, min_n, max_n, hashes, words, states, starts, stops)
+    return _hash_tokens(buffer, start, stop, word_bytes, min_n, max_n, hashes, text, starts, stops)
 
 
 @_compiled
@@ -364,45 +297,97 @@ def hash_rows(
     word_bytes: AnyArray,
     min_n: int,
     max_n: int,
-    n_features: int,
-    signed: bool,
-    n_passes: int,
-    bits: int,
     longest: int,
-    most_keys: int,
-    indptr: AnyArray,
-    indices: AnyArray,
-    data: AnyArray,
+    hashes: AnyArray,
+    ends: AnyArray,
 ) -> None:
-    keys, spare = np.empty(most_keys, np.uint32), np.empty(most_keys, np.uint32)
+    """Write the hashes of all rows one after another; `ends[i]` is where row i ends.
+
+    `longest` is the length of the longest row in bytes.
+    """
     text = np.empty(longest + 8, np.uint8)
     words, states = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
     starts, stops = np.empty(longest, np.int64), np.empty(longest, np.int64)
-    ends = np.empty((n_passes, 1 << bits), np.uint32)
     at = 0
-    indptr[0] = 0
     for row in range(len(offsets) - 1):
-        n_keys = _hash_row(
+        start, stop = offsets[row], offsets[row + 1]
+        at += _hash_row(
             buffer,
-            offsets[row],
-            offsets[row + 1],
+            start,
+            stop,
             analyzer,
             word_bytes,
             min_n,
             max_n,
-            keys,
+            hashes[at:],
             text,
             words,
             states,
             starts,
             stops,
         )
-        _fold(keys, n_keys, n_features, signed)
-        if n_keys <= _SMALL:
-            _insertion_sort(keys, n_keys)
-            at = _emit(keys, n_keys, signed, indices, data, at)
+        ends[row] = at
+
+
+@_compiled
+def place_keys(
+    hashes: AnyArray,
+    ends: AnyArray,
+    rows: AnyArray,
+    n_features: int,
+    signed: bool,
+    keys: AnyArray,
+) -> None:
+    """Line `i` of the matrix `keys` gets the keys of row `rows[i]`, then the largest uint32 to its end.
+
+    A key is a column; if `signed`, shifted by one bit that is set for a negative hash.
+    """
+    divisor = np.uint32(n_features)
+    power_of_two = n_features & (n_features - 1) == 0
+    for line in range(len(rows)):
+        row = rows[line]
+        start = ends[row - 1] if row > 0 else 0
+        count = ends[row] - start
+        if power_of_two and not signed:
+            for i in range(count):
+                keys[line, i] = _column(hashes[start + i], divisor, True)
         else:
-            at = _emit(
-                _radix_sort(keys, spare, n_keys, n_passes, bits, ends), n_keys, signed, indices, data, at
-            )
-        indptr[row + 1] = at
+            for i in range(count):
+                hashed = hashes[start + i]
+                column = _column(hashed, divisor, power_of_two)
+                if signed:
+                    column = np.uint32(np.uint32(column << np.uint32(1)) | np.uint32(hashed >> np.uint32(31)))
+                keys[line, i] = column
+        keys[line, count:] = np.uint32(0xFFFFFFFF)
+
+
+@_compiled
+def emit_rows(
+    keys: AnyArray,
+    positions: AnyArray,
+    counts: AnyArray,
+    signed: bool,
+    at: int,
+    indptr: AnyArray,
+    indices: AnyArray,
+    data: AnyArray,
+) -> int:
+    """Append rows of sorted keys to a CSR matrix that has `at` entries, equal columns summed.
+
+    Row `i` is `keys[positions[i]:positions[i] + counts[i]]`; `indptr[i]` gets where it ends. The sum of a column
+    is written again with each of its keys, because whether a key is the last of its column cannot be predicted.
+    """
+    shift = np.uint32(1) if signed else np.uint32(0)
+    for row in range(len(counts)):
+        start = positions[row]
+        total = 0
+        for i in range(start, start + counts[row]):
+            column = np.uint32(keys[i] >> shift)
+            total += 1 - 2 * np.int64(keys[i] & shift)
+            indices[at] = column
+            data[at] = total
+            last = i + 1 == start + counts[row] or np.uint32(keys[i + 1] >> shift) != column
+            at += last
+            total = 0 if last else total
+        indptr[row] = at
+    return at

@@ -17,6 +17,8 @@ from noveltyflow.types import AnyArray, Int64Array
 
 _WHITESPACE_RUN = re.compile(r"\s\s+")
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
+_IS_SPACE = np.array([code < 128 and chr(code).isspace() for code in range(256)])
+_SPACES = bytes(32 if _IS_SPACE[code] else code for code in range(256))
 _PADDING = 8
 """Bytes after the last text that kernels may read, though not use."""
 
@@ -37,8 +39,8 @@ def prepare_texts(texts: Sequence[str], analyzer: str, lowercase: bool) -> Prepa
     ----------
     texts : sequence of str, length n
     analyzer : {"char", "char_wb", "word"}
-        `char`: runs of two or more white spaces become one space. `char_wb`: all words, each with one space
-        before and after. `word`: ASCII texts as they are; of others the tokens, joined by spaces.
+        `char`: runs of two or more white spaces become one space. `char_wb`: white spaces become spaces, with one
+        before and one after the text. `word`: ASCII texts as they are; of others the tokens, joined by spaces.
     lowercase : bool
         Apply `str.lower` first.
 
@@ -49,17 +51,35 @@ def prepare_texts(texts: Sequence[str], analyzer: str, lowercase: bool) -> Prepa
     """
     joined = _join(texts)
     ascii_only = joined.isascii()
-    # Lower-casing text by text matters beyond ASCII only: a final sigma depends on where its word ends.
+    if not ascii_only:
+        texts = [text if text.isascii() else _unicode_form(text, analyzer, lowercase) for text in texts]
+        joined = "".join(texts)
+    if analyzer == "char" and _has_whitespace_run(joined):
+        texts = [_WHITESPACE_RUN.sub(" ", text) for text in texts]
+    if analyzer == "char_wb":
+        texts = [f" {text} " for text in texts]
+    lengths = map(len, texts) if ascii_only else map(_utf8_length, range(len(texts)), texts)
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(lengths, np.int64, len(texts)), out=offsets[1:])
+    return PreparedTexts(_as_bytes("".join(texts), analyzer, lowercase), offsets)
+
+
+def _as_bytes(joined: str, analyzer: str, lowercase: bool) -> AnyArray:
+    content = joined.encode()
+    # `bytes.lower` knows ASCII letters only, and all others are lower-cased by now.
     if lowercase:
-        joined = joined.lower()
-        texts = texts if ascii_only else [text.lower() for text in texts]
-    if analyzer == "char" and ascii_only and not _has_whitespace_run(joined):
-        return _from_ascii(joined, texts)
-    if analyzer == "word" and ascii_only:
-        return _from_ascii(joined, texts)
-    if lowercase and ascii_only:
-        texts = [text.lower() for text in texts]
-    return _from_texts([_NORMAL_FORMS[analyzer](text) for text in texts])
+        content = content.lower()
+    if analyzer == "char_wb":
+        content = content.translate(_SPACES)
+    return np.frombuffer(content + bytes(_PADDING), np.uint8)
+
+
+def _unicode_form(text: str, analyzer: str, lowercase: bool) -> str:
+    if lowercase:
+        text = text.lower()
+    if analyzer == "char":
+        return _WHITESPACE_RUN.sub(" ", text)
+    return " ".join(text.split() if analyzer == "char_wb" else _TOKEN.findall(text))
 
 
 def _join(texts: Sequence[str]) -> str:
@@ -73,50 +93,20 @@ def _join(texts: Sequence[str]) -> str:
         ) from None
 
 
-def _has_whitespace_run(ascii_text: str) -> bool:
-    """Whether two white spaces stand side by side; the ASCII ones are 9-13 and 28-32."""
-    code = np.frombuffer(ascii_text.encode(), np.uint8)
+def _has_whitespace_run(text: str) -> bool:
+    """Whether two ASCII white spaces stand side by side."""
+    code = np.frombuffer(text.encode(errors="replace"), np.uint8)
     if not (code <= 32).any():
         return False
-    space = ((code >= 9) & (code <= 13)) | ((code >= 28) & (code <= 32))
+    space = _IS_SPACE[code]
     return bool((space[1:] & space[:-1]).any())
 
 
-def _char_form(text: str) -> str:
-    return _WHITESPACE_RUN.sub(" ", text)
-
-
-def _char_wb_form(text: str) -> str:
-    return f" {' '.join(text.split())} "
-
-
-def _word_form(text: str) -> str:
-    return text if text.isascii() else " ".join(_TOKEN.findall(text))
-
-
-_NORMAL_FORMS = {"char": _char_form, "char_wb": _char_wb_form, "word": _word_form}
-
-
-def _from_ascii(joined: str, texts: Sequence[str]) -> PreparedTexts:
-    return _packed(joined.encode(), texts)
-
-
-def _from_texts(texts: Sequence[str]) -> PreparedTexts:
-    encoded = [_encode(row, text) for row, text in enumerate(texts)]
-    return _packed(b"".join(encoded), encoded)
-
-
-def _encode(row: int, text: str) -> bytes:
+def _utf8_length(row: int, text: str) -> int:
     try:
-        return text.encode()
+        return len(text) if text.isascii() else len(text.encode())
     except UnicodeEncodeError as error:
         raise InputError(
             f"text {row} has no UTF-8 form: lone surrogate at character {error.start}; "
             "decode the input with errors='replace', or drop the text"
         ) from None
-
-
-def _packed(content: bytes, parts: Sequence[str] | Sequence[bytes]) -> PreparedTexts:
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum(np.fromiter(map(len, parts), np.int64, len(parts)), out=offsets[1:])
-    return PreparedTexts(np.frombuffer(content + bytes(_PADDING), np.uint8), offsets)
