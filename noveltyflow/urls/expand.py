@@ -91,9 +91,9 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
 
 
 def _files_below(filesystem: FileSystem, path: str) -> list[str]:
-    # A link to a directory is listed but not followed.
     found = filesystem.find(path, detail=True).items()
-    return [name for name, info in found if info["type"] != "directory"]
+    # A link to a directory is listed but not followed, so that links in a circle do no harm.
+    return [name for name, info in found if not (info.get("islink") and filesystem.isdir(name))]
 
 
 def _visible(files: Iterable[str], root: str) -> list[str]:
