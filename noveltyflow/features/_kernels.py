@@ -15,6 +15,8 @@ from noveltyflow.types import AnyArray
 
 CHAR, CHAR_WB, WORD = 0, 1, 2
 _SPACE = 32
+STRIDE = 32
+"""Elements that one round of a vectorised loop takes, at most; arrays need room for one stride more."""
 
 _U1, _U2, _U3, _U4 = (
     np.uint32(0xCC9E2D51),
@@ -59,14 +61,17 @@ def _finish(state: Any, tail: Any, length: Any) -> Any:
 
 
 @_inlined
+def _word(byte_0: Any, byte_1: Any, byte_2: Any, byte_3: Any) -> Any:
+    """Four bytes as a little-endian word."""
+    low = np.uint32(np.uint32(byte_0) | np.uint32(np.uint32(byte_1) << np.uint32(8)))
+    high = np.uint32(np.uint32(byte_2) | np.uint32(np.uint32(byte_3) << np.uint32(8)))
+    return np.uint32(low | np.uint32(high << np.uint32(16)))
+
+
+@_inlined
 def _word_at(buffer: AnyArray, at: Any) -> Any:
-    """Four bytes as a little-endian word; the buffer is padded so that reading past a row is harmless."""
-    return np.uint32(
-        np.uint32(buffer[at])
-        | np.uint32(np.uint32(buffer[at + 1]) << np.uint32(8))
-        | np.uint32(np.uint32(buffer[at + 2]) << np.uint32(16))
-        | np.uint32(np.uint32(buffer[at + 3]) << np.uint32(24))
-    )
+    """The word at a position; the buffer is padded so that reading past a row is harmless."""
+    return _word(buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3])
 
 
 @_compiled
@@ -83,42 +88,42 @@ def murmurhash3(buffer: AnyArray, start: int, stop: int) -> Any:
     return _finish(state, tail, stop - start)
 
 
+@_inlined
+def _strides(count: Any) -> Any:
+    """`count` rounded up to whole strides."""
+    return (count + STRIDE - 1) // STRIDE * STRIDE
+
+
 @_compiled
 def _hash_fixed(
-    buffer: AnyArray,
-    start: int,
-    length: int,
-    first: int,
-    last: int,
-    keys: AnyArray,
-    n_keys: int,
-    words: AnyArray,
-    states: AnyArray,
+    text: AnyArray, length: int, first: int, last: int, hashes: AnyArray, words: AnyArray, states: AnyArray
 ) -> int:
-    """Append the hashes of all byte n-grams, `first <= n <= last`, of one ASCII segment.
+    """Write the hashes of all byte n-grams, `first <= n <= last`, of ASCII text; gives how many there are.
 
     N-grams that start at the same byte share the state after their common whole words, so each state is
-    advanced once in four lengths; every loop is free of branches and runs eight n-grams to an instruction.
+    advanced once in four lengths. All loops run in whole strides over slices that start at 0, because only then
+    does the compiler vectorise them; what they write beyond the end is overwritten by what is appended next.
     """
-    for i in range(length):
-        words[i] = _word_at(buffer, start + i)
+    byte_1, byte_2, byte_3 = text[1:], text[2:], text[3:]
+    for i in range(_strides(length)):
+        words[i] = _word(text[i], byte_1[i], byte_2[i], byte_3[i])
         states[i] = np.uint32(0)
+    n_hashes = 0
     absorbed = 0
+    rest = words
     for n in range(first, last + 1):
         while absorbed + 4 <= n:
-            for i in range(length - absorbed - 3):
-                states[i] = _absorb(states[i], words[i + absorbed])
+            for i in range(_strides(length - absorbed)):
+                states[i] = _absorb(states[i], rest[i])
             absorbed += 4
+            rest = rest[4:]
         mask = np.uint32((1 << (8 * (n - absorbed))) - 1)
         count = length - n + 1
-        if n == absorbed:
-            for i in range(count):
-                keys[n_keys + i] = _finish(states[i], np.uint32(0), n)
-        else:
-            for i in range(count):
-                keys[n_keys + i] = _finish(states[i], np.uint32(words[i + absorbed] & mask), n)
-        n_keys += count
-    return n_keys
+        out = hashes[n_hashes:]
+        for i in range(_strides(count)):
+            out[i] = _finish(states[i], np.uint32(rest[i] & mask), n)
+        n_hashes += count
+    return n_hashes
 
 
 @_compiled
@@ -187,7 +192,9 @@ def _hash_segment(
     first = min(min_n, length) if whole else min_n
     last = min(max_n, length)
     if ascii_only:
-        return _hash_fixed(buffer, start, length, first, last, keys, n_keys, words, states)
+        return n_keys + _hash_fixed(
+            buffer[start:], length, first, last, keys[n_keys:], words, states
+        )
     return _hash_units(buffer, starts, stops, length, first, last, keys, n_keys)
 
 
@@ -306,7 +313,8 @@ def hash_rows(
     `longest` is the length of the longest row in bytes.
     """
     text = np.empty(longest + 8, np.uint8)
-    words, states = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
+    words = np.empty(longest + 2 * STRIDE, np.uint32)
+    states = np.empty(longest + 2 * STRIDE, np.uint32)
     starts, stops = np.empty(longest, np.int64), np.empty(longest, np.int64)
     at = 0
     for row in range(len(offsets) - 1):

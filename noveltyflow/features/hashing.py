@@ -18,7 +18,7 @@ _WORD_BYTES = np.array([code >= 128 or chr(code).isalnum() or chr(code) == "_" f
 """Bytes that belong to a token: ASCII letters, digits, underscore, and every byte of a longer code point."""
 _MAX_INT32 = np.iinfo(np.int32).max
 _EXACT_IN_FLOAT32 = 1 << 24
-_BATCH_KEYS = 1 << 20
+_BATCH_KEYS = 1 << 18
 """N-grams that are hashed and sorted at a time: what stays in the cache in between."""
 
 
@@ -80,7 +80,7 @@ def _hash_batch(
 ) -> tuple[AnyArray, Int64Array]:
     """Hash values (uint32) of the rows one after another, and where each row ends."""
     offsets = prepared.offsets[rows.start : rows.stop + 1]
-    hashes = np.empty(most_keys, np.uint32)
+    hashes = np.empty(most_keys + _kernels.STRIDE, np.uint32)
     ends = np.empty(rows.stop - rows.start, np.int64)
     analyzer = _ANALYZERS[settings.analyzer]
     longest = int(np.diff(offsets).max())
