@@ -39,8 +39,9 @@ def prepare_texts(texts: Sequence[str], analyzer: str, lowercase: bool) -> Prepa
     ----------
     texts : sequence of str, length n
     analyzer : {"char", "char_wb", "word"}
-        `char`: runs of two or more white spaces become one space. `char_wb`: white spaces become spaces, with one
-        before and one after the text. `word`: ASCII texts as they are; of others the tokens, joined by spaces.
+        `char`: runs of two or more white spaces become one space. `char_wb`: white spaces become spaces, with
+        one before and one after the text. `word`: ASCII texts as they are; of others the tokens, joined by
+        spaces.
     lowercase : bool
         Apply `str.lower` first.
 
