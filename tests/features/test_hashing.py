@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.testing import assert_array_equal
 from sklearn.feature_extraction.text import HashingVectorizer as Reference
+from sklearn.utils import murmurhash3_32
 
 from noveltyflow.config import FeatureSettings
 from noveltyflow.errors import InputError
 from noveltyflow.features import hashing
-from noveltyflow.features.hashing import hash_block
+from noveltyflow.features.hashing import hash_block, hash_texts
 
 URLS = st.text(st.sampled_from("abcdeXYZ019./:?&=-_% \t"), max_size=120)
 WORDS = st.text(st.sampled_from("ab \t\n\x1c\x85\xa0\u2003ΔΣςİßÄé日本🎉_-"), max_size=60)
@@ -93,15 +94,15 @@ def test_long_texts(filler: str) -> None:
         assert_same(hash_block(texts, how), reference(texts, how))
 
 
-def test_smallest_hash_follows_scikit_learn() -> None:
-    # Found by search: the hash of this string is -2**31, whose absolute value is no int32.
-    text = _SMALLEST_HASH
-    for n_features in (2, 3, 1000, 1 << 20, (1 << 31) - 2):
-        how = FeatureSettings(ngram_range=(len(text), len(text)), n_features=n_features)
-        assert_same(hash_block([text], how), reference([text], how))
-
-
-_SMALLEST_HASH = "@@"
+@pytest.mark.parametrize("n_features", [2, 3, 1000, 1 << 20, (1 << 31) - 2])
+@pytest.mark.parametrize("alternate_sign", [True, False])
+def test_smallest_hash_follows_scikit_learn(n_features: int, alternate_sign: bool) -> None:
+    # The absolute value of this hash is no int32.
+    assert murmurhash3_32(b"aivlts3m") == -(1 << 31)
+    parameters = {"analyzer": "char", "ngram_range": (8, 8), "n_features": n_features, "norm": None}
+    expected = Reference(**parameters, alternate_sign=alternate_sign).transform(["aivlts3m"])
+    how = FeatureSettings(ngram_range=(8, 8), n_features=n_features)
+    assert_same(hash_texts(["aivlts3m"], how, signed=alternate_sign, dtype=np.float64), expected)
 
 
 def test_no_texts() -> None:
