@@ -7,10 +7,12 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 import dask
 import psutil
+import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
@@ -19,14 +21,8 @@ from noveltyflow.errors import ResourceError, SettingsError
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
-DASK_CONFIG = {
-    # A LocalCluster forgets a worker that is down for 15 s after an earlier death, and later tasks hang.
-    "distributed.deploy.lost-worker-timeout": "1h",
-    # A task may be the innocent bystander of several killed workers.
-    "distributed.scheduler.allowed-failures": 10,
-    "distributed.scheduler.work-stealing": True,
-    "dataframe.convert-string": True,
-}
+DASK_CONFIG: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("dask.yaml").read_text("utf-8"))
+"""The Dask configuration of every cluster, nested as in `dask.yaml`."""
 _MIN_WORKER_MEMORY = 400 << 20
 
 log = logging.getLogger(__name__)
@@ -41,7 +37,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     ResourceError
         When the scheduler cannot be reached, has no workers, or none of them carries `CPU`.
     """
-    with dask.config.set(DASK_CONFIG):
+    with dask.config.set(dask.config.merge(dask.config.config, DASK_CONFIG)):
         if settings.scheduler is None:
             with LocalCluster(**local_cluster_options(settings)) as cluster, Client(cluster) as client:
                 yield client
