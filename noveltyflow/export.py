@@ -30,7 +30,7 @@ def export(
     *,
     score: str = DEFAULT_SCORE,
     defuse: bool = True,
-    progress: Callable[[int], None] = lambda rows: None,
+    progress: Callable[[int], None] | None = None,
 ) -> int:
     """Write all rows of a run to a file, its format by suffix; the number of rows.
 
@@ -46,7 +46,7 @@ def export(
     defuse
         Put `'` before CSV cells that a spreadsheet would run as a formula (first character `=`, `+`, `-`, `@`).
     progress
-        Called with the number of rows just written.
+        Called with the number of rows just written, if given.
 
     Raises
     ------
@@ -60,6 +60,7 @@ def export(
         raise SettingsError(f"{path}: cannot tell the format; end the name with one of {' '.join(SUFFIXES)}")
     if not Path(path).absolute().parent.is_dir():
         raise SettingsError(f"{path}: the folder does not exist")
+    progress = progress or (lambda _: None)
     with _complete_or_absent(path) as partial:
         if suffix == ".npz":
             _write_graph(run, partial, progress)
@@ -92,9 +93,12 @@ def _write_csv(frames: Iterator[pd.DataFrame], path: str, defuse: bool) -> None:
 
 def _write_csv_gz(frames: Iterator[pd.DataFrame], path: str, defuse: bool) -> None:
     # No time of writing in the header: the same run gives the same bytes.
-    with Path(path).open("wb") as raw, gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed:
-        with io.TextIOWrapper(packed, encoding="utf-8", newline="") as file:
-            _csv_into(file, frames, defuse)
+    with (
+        Path(path).open("wb") as raw,
+        gzip.GzipFile("", "wb", 6, raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, encoding="utf-8", newline="") as file,
+    ):
+        _csv_into(file, frames, defuse)
 
 
 def _csv_into(file: IO[str], frames: Iterator[pd.DataFrame], defuse: bool) -> None:

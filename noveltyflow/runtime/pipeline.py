@@ -117,10 +117,7 @@ def _remove_spool(out: str) -> None:
 def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:
     """Every input file once, with what tells whether it has changed; how it is cut into shards is left out."""
     files = {shard.path: shard for shard in shards}
-    return [
-        {"source": s.source, "format": s.format, "size": s.size, "identity": s.identity}
-        for s in files.values()
-    ]
+    return [{"source": s.source, "format": s.format, "identity": s.identity} for s in files.values()]
 
 
 def stage_fingerprints(header: dict[str, Any]) -> dict[str, str]:

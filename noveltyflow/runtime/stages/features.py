@@ -73,7 +73,7 @@ def _delayed_store(store: RunStore, total: object) -> object:
 
 
 @lru_cache(maxsize=2)
-def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:
+def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:  # noqa: ARG001 - part of the cache's key
     store = RunStore(path)
     frequencies = np.asarray(store.array(_FREQUENCY)[...])
     return inverse_document_frequency(frequencies, store.figures("urls")["rows"], smooth_idf)

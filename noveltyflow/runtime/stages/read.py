@@ -17,7 +17,9 @@ import pyarrow as pa
 from noveltyflow.config import InputSettings
 from noveltyflow.errors import InputError
 from noveltyflow.store import Scratch
-from noveltyflow.urls.readers import RecordBatch, Reject, read_shard
+from noveltyflow.urls.batches import RecordBatch
+from noveltyflow.urls.readers import read_shard
+from noveltyflow.urls.rejects import Reject
 from noveltyflow.urls.shards import Shard
 
 _PARTITION_BYTES = 64 << 20

@@ -20,7 +20,7 @@ from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore, Scratch
 from noveltyflow.store.blocks import write_rows
 from noveltyflow.urls.canonical import canonicalize
-from noveltyflow.urls.readers import Reject, printable
+from noveltyflow.urls.rejects import Reason, make_reject
 from noveltyflow.urls.shards import Shard
 
 Piece = tuple[str, int, list[int]]
@@ -61,12 +61,12 @@ def canonical(
 
 
 def _store_rejects(
-    scratch: Scratch, name: str, table: pa.Table, reasons: Sequence[str | None], keep: np.ndarray[Any, Any]
+    scratch: Scratch, name: str, table: pa.Table, reasons: Sequence[Reason | None], keep: np.ndarray[Any, Any]
 ) -> None:
     bad = np.flatnonzero(~keep)
     rejected = table.take(bad)
     rejects = [
-        (shard, Reject(ordinal, line, str(reasons[at]), printable(text)))
+        (shard, make_reject(ordinal, line, reasons[at], text))
         for at, shard, ordinal, line, text in zip(
             bad,
             *(rejected[column].to_pylist() for column in ("shard", "ordinal", "line", "text")),

@@ -1,0 +1,1 @@
+"""Tile kernels: one seam, one module for each kind of processor."""

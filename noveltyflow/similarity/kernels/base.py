@@ -1,0 +1,122 @@
+"""The backend seam: what every tile kernel takes, gives and promises."""
+
+from __future__ import annotations
+
+from dataclasses import astuple, dataclass
+from typing import Protocol
+
+from noveltyflow.similarity.topk import TopK
+from noveltyflow.types import CsrMatrix
+
+
+@dataclass(frozen=True)
+class BlockShape:
+    """Size of a CSR block, enough to compute how much memory a kernel takes for it."""
+
+    rows: int
+    nonzeros: int
+    features: int
+
+    @classmethod
+    def of(cls, block: CsrMatrix) -> BlockShape:
+        """Size of the CSR matrix `block`."""
+        return cls(block.shape[0], block.nnz, block.shape[1])
+
+
+@dataclass(frozen=True)
+class TileStats:
+    """Work that a tile took; counts that do not depend on the machine. They add up with `+`.
+
+    Attributes
+    ----------
+    query_rows : int
+        Rows that looked for neighbours, counted once in every tile.
+    multiply_adds : int
+        Products added to accumulators.
+    candidates : int
+        Units (rows, or groups of rows) whose bound reached the threshold.
+    verified_pairs : int
+        Pairs whose similarity was computed.
+    """
+
+    query_rows: int = 0
+    multiply_adds: int = 0
+    candidates: int = 0
+    verified_pairs: int = 0
+
+    def __add__(self, other: TileStats) -> TileStats:
+        return TileStats(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+class PreparedBlock(Protocol):
+    """The candidates' side of a tile, indexed by one kernel and understood by that kernel only."""
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the block it was made from."""
+        ...
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes held, the block's own included where it is kept."""
+        ...
+
+
+class TileKernel(Protocol):
+    """Computes tiles on one kind of processor.
+
+    Both blocks are CSR matrices of float32 with sorted column numbers and no stored zeros, whose rows
+    have unit norm or are empty. Everything stays on the host at this seam.
+    """
+
+    @property
+    def name(self) -> str:
+        """Name of the backend, as in the setting `backend`."""
+        ...
+
+    def is_usable(self) -> bool:
+        """Whether this machine can run the kernel."""
+        ...
+
+    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        """Return an upper bound of the bytes that `prepare` and `compute` allocate, results included."""
+        ...
+
+    def prepare(self, block: CsrMatrix) -> PreparedBlock:
+        """Index a block of candidates; worth keeping while several tiles use the same block."""
+        ...
+
+    def compute(
+        self,
+        queries: CsrMatrix,
+        candidates: PreparedBlock,
+        best: TopK,
+        *,
+        queries_start: int,
+        candidates_start: int,
+        exclude_self: bool = True,
+    ) -> tuple[TopK, TileStats]:
+        """Merge the tile's neighbours into those known so far.
+
+        Parameters
+        ----------
+        queries : csr_matrix of float32, shape (n, n_features)
+            Rows that look for neighbours.
+        candidates : PreparedBlock
+            What `prepare` gave for the other block.
+        best : TopK, shape (n, k)
+            Neighbours found in other tiles; not modified. High similarities here save work.
+        queries_start, candidates_start : int
+            Global number of each block's first row.
+        exclude_self : bool
+            Leave out the pair of a global row with itself.
+
+        Returns
+        -------
+        TopK, shape (n, k)
+            `best` merged with the neighbours among the candidates. A pair of rows that share no column
+            is never a neighbour.
+        TileStats
+            Work done.
+        """
+        ...

@@ -1,0 +1,56 @@
+"""Posting lists: for every column the rows that use it, in ascending order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numba
+import numpy as np
+
+from noveltyflow.types import CsrMatrix, Float32Array, Int32Array, Int64Array
+
+
+@dataclass(frozen=True, eq=False)
+class PostingLists:
+    """Posting lists of a block; those of column c stand at `indptr[c]` to `indptr[c + 1]`."""
+
+    indptr: Int64Array
+    rows: Int32Array
+    weights: Float32Array
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the three arrays."""
+        return self.indptr.nbytes + self.rows.nbytes + self.weights.nbytes
+
+    @classmethod
+    def of(cls, block: CsrMatrix) -> PostingLists:
+        """Transpose the CSR matrix `block`."""
+        indptr = np.zeros(block.shape[1] + 2, np.int64)
+        rows = np.empty(block.nnz, np.int32)
+        weights = np.empty(block.nnz, np.float32)
+        _transpose(block.indptr.astype(np.int64), block.indices, block.data, indptr, rows, weights)
+        return cls(indptr[:-1], rows, weights)
+
+
+@numba.njit(nogil=True, cache=True)
+def _transpose(
+    block_indptr: Int64Array,
+    block_columns: Int32Array,
+    block_weights: Float32Array,
+    indptr: Int64Array,
+    rows: Int32Array,
+    weights: Float32Array,
+) -> None:
+    # Two slots further on, so that filling moves each start to its own place and no copy is needed.
+    for place in range(block_columns.size):
+        if block_columns[place] + 2 < indptr.size:
+            indptr[block_columns[place] + 2] += 1
+    for column in range(2, indptr.size):
+        indptr[column] += indptr[column - 1]
+    for row in range(block_indptr.size - 1):
+        for place in range(block_indptr[row], block_indptr[row + 1]):
+            target = indptr[block_columns[place] + 1]
+            rows[target] = row
+            weights[target] = block_weights[place]
+            indptr[block_columns[place] + 1] = target + 1

@@ -1,0 +1,59 @@
+"""Geometry of the tile graph: blocks of consecutive rows, and the order in which tiles are best computed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, order=True)
+class Block:
+    """Rows `start` to `stop` of a matrix; `index` counts the blocks from 0."""
+
+    index: int
+    start: int
+    stop: int
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows."""
+        return self.stop - self.start
+
+
+@dataclass(frozen=True)
+class Tile:
+    """The rows of `queries` look for neighbours among the rows of `candidates`."""
+
+    queries: Block
+    candidates: Block
+
+
+def split_rows(n_rows: int, block_rows: int) -> list[Block]:
+    """Cut `n_rows` rows into blocks of `block_rows`; only the last may be shorter.
+
+    Raises
+    ------
+    ValueError
+        If `n_rows` is negative or `block_rows` is not positive.
+    """
+    if n_rows < 0 or block_rows < 1:
+        raise ValueError(f"cannot cut {n_rows} rows into blocks of {block_rows}")
+    starts = range(0, n_rows, block_rows)
+    return [Block(i, start, min(start + block_rows, n_rows)) for i, start in enumerate(starts)]
+
+
+def strip(queries: Block, candidates: Sequence[Block]) -> list[Tile]:
+    """All tiles of the block `queries`, those nearest to the diagonal first.
+
+    Rows are in SURT order, so a row's best neighbours mostly stand near it: found first, they raise
+    the threshold with which the distant tiles are pruned. Equal distances go by block index.
+    """
+    middle = queries.start + queries.stop
+    ordered = sorted(candidates, key=lambda block: (abs(block.start + block.stop - middle), block.index))
+    return [Tile(queries, block) for block in ordered]
+
+
+def tiles(queries: Sequence[Block], candidates: Sequence[Block]) -> Iterator[Tile]:
+    """Every tile of `queries` against `candidates`, strip by strip."""
+    for block in queries:
+        yield from strip(block, candidates)

@@ -1,0 +1,80 @@
+"""Checks of what a user hands in, each with an error that names the row and the remedy."""
+
+from __future__ import annotations
+
+import os
+
+import numba
+import numpy as np
+
+from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array
+
+NORM_TOLERANCE = 1e-3
+"""How far a row's norm may be from one; float32 rounding of a normalised row stays far below."""
+
+
+def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
+    """`matrix` as CSR of float32 with sorted columns and no stored zeros, copied only where it must be.
+
+    Raises
+    ------
+    ValueError
+        If it is not two-dimensional, not finite, or a row is neither empty nor of unit norm.
+    """
+    from scipy.sparse import csr_matrix, issparse
+
+    if not issparse(matrix):
+        raise ValueError(f"{name} must be a scipy sparse matrix or array, not {type(matrix).__name__}")
+    if matrix.ndim != 2:
+        raise ValueError(f"{name} must have two dimensions, not {matrix.ndim}")
+    rows = csr_matrix(matrix, dtype=np.float32)
+    if not rows.has_canonical_format or not rows.data.all():
+        rows = rows.copy() if np.shares_memory(rows.data, matrix.data) else rows
+        rows.sum_duplicates()
+        rows.eliminate_zeros()
+    rows.indices = rows.indices.astype(np.int32, copy=False)
+    _check_norms(rows, name)
+    return rows
+
+
+def _check_norms(rows: CsrMatrix, name: str) -> None:
+    norms = row_norms(rows.indptr, rows.data)
+    wrong = np.flatnonzero(~((np.abs(norms - 1) <= NORM_TOLERANCE) | (np.diff(rows.indptr) == 0)))
+    if not wrong.size:
+        return
+    row = int(wrong[0])
+    if not np.isfinite(rows.data[rows.indptr[row] : rows.indptr[row + 1]]).all():
+        raise ValueError(f"{name} has a NaN or infinite weight in row {row}; remove or replace it")
+    raise ValueError(
+        f"row {row} of {name} has norm {norms[row]:.6g}, but rows must have unit norm or be empty; "
+        f"use sklearn.preprocessing.normalize({name})"
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def row_norms(indptr: AnyArray, weights: Float32Array) -> Float64Array:
+    """Euclidean norm of every row of a CSR matrix, in float64."""
+    norms = np.empty(indptr.size - 1, np.float64)
+    for row in range(norms.size):
+        total = 0.0
+        for place in range(indptr[row], indptr[row + 1]):
+            total += np.float64(weights[place]) ** 2
+        norms[row] = np.sqrt(total)
+    return norms
+
+
+def count_threads(n_jobs: int | None) -> int:
+    """Return the number of threads that scikit-learn's `n_jobs` stands for.
+
+    Raises
+    ------
+    ValueError
+        If `n_jobs` is 0, or so negative that no core is left.
+    """
+    if n_jobs is None:
+        return 1
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    threads = n_jobs if n_jobs > 0 else cores + 1 + n_jobs
+    if n_jobs == 0 or threads < 1:
+        raise ValueError(f"n_jobs must be positive, or from -1 (all {cores} cores) to -{cores}, not {n_jobs}")
+    return threads

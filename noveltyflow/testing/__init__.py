@@ -1,0 +1,1 @@
+"""Help for tests: the naive reference, comparison that knows ties, Hypothesis strategies."""

@@ -1,0 +1,1 @@
+"""Input: shards, readers, the canonical form of URLs, and rejects. Pure functions without dask."""

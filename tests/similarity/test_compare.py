@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from noveltyflow.testing.compare import assert_neighbors_equal
+
+
+def neighbors(indices, similarities):
+    return np.array([indices]), np.array([similarities], np.float32)
+
+
+EXPECTED = neighbors([4, 2, 7], [0.9, 0.5, 0.5])
+
+
+def test_equal_answers_pass():
+    assert_neighbors_equal(EXPECTED, EXPECTED)
+
+
+def test_another_tie_in_the_last_slots_passes():
+    assert_neighbors_equal(neighbors([4, 8, 2], [0.9, 0.5, 0.4999999]), EXPECTED)
+
+
+@pytest.mark.parametrize(
+    ("actual", "match"),
+    [
+        (neighbors([5, 2, 7], [0.9, 0.5, 0.5]), "no ties"),
+        (neighbors([4, 2, 7], [0.9, 0.6, 0.5]), "similarities differ"),
+        (neighbors([4, 2, -1], [0.9, 0.5, -np.inf]), "empty"),
+        (neighbors([4, 2, 2], [0.9, 0.5, 0.5]), "twice"),
+        (neighbors([4, 2], [0.9, 0.5]), "shape"),
+    ],
+)
+def test_wrong_answers_fail(actual, match):
+    with pytest.raises(AssertionError, match=match):
+        assert_neighbors_equal(actual, EXPECTED)
+
+
+def test_nothing_is_a_tie_while_slots_are_empty():
+    expected = neighbors([4, 2, -1], [0.9, 0.5, -np.inf])
+    with pytest.raises(AssertionError, match="no ties"):
+        assert_neighbors_equal(neighbors([4, 3, -1], [0.9, 0.5, -np.inf]), expected)

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.neighbors import cosine_kneighbors, search
+from noveltyflow.testing.compare import assert_neighbors_equal
+from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
+from noveltyflow.testing.naive import naive_kneighbors
+
+every_shape = pytest.mark.parametrize("shape", sorted(SHAPES))
+
+
+def assert_identical(left, right):
+    np.testing.assert_array_equal(left[0], right[0])
+    np.testing.assert_array_equal(left[1], right[1])
+
+
+@every_shape
+@settings(max_examples=60, deadline=None)
+@given(st.data(), st.integers(1, 50))
+def test_equals_the_naive_reference(shape, data, n_neighbors):
+    X = data.draw(unit_matrices(shape))
+    assert_identical(cosine_kneighbors(X, n_neighbors), naive_kneighbors(X, n_neighbors))
+
+
+@every_shape
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.integers(1, 20))
+def test_equals_the_naive_reference_between_two_matrices(shape, data, n_neighbors):
+    both = data.draw(unit_matrices(shape, max_rows=60))
+    X, Y = both[::2], both[both.shape[0] // 3 :]
+    assert_identical(cosine_kneighbors(X, n_neighbors, Y=Y), naive_kneighbors(X, n_neighbors, Y))
+
+
+@every_shape
+@settings(max_examples=30, deadline=None)
+@given(st.data(), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
+def test_block_size_does_not_change_the_result(shape, data, n_neighbors, block_rows, query_rows, slab_rows):
+    X = data.draw(unit_matrices(shape))
+    kernel = CpuKernel(slab_rows=slab_rows)
+    found, _ = search(X, X, n_neighbors, kernel, block_rows=block_rows, query_rows=query_rows)
+    assert_identical((found.indices, found.similarities), cosine_kneighbors(X, n_neighbors))
+
+
+@every_shape
+def test_threads_do_not_change_the_result(shape):
+    X = unit_rows(SHAPES[shape](np.random.default_rng(5), 300, 40))
+    one, _ = search(X, X, 7, CpuKernel(), threads=1, query_rows=11)
+    four, _ = search(X, X, 7, CpuKernel(), threads=4, query_rows=11)
+    assert_identical((one.indices, one.similarities), (four.indices, four.similarities))
+
+
+def test_a_tile_computed_twice_changes_nothing():
+    X = unit_rows(SHAPES["duplicates"](np.random.default_rng(1), 50, 20))
+    kernel = CpuKernel()
+    prepared = kernel.prepare(X)
+    once, _ = search(X, X, 5, kernel)
+    twice, _ = kernel.compute(X, prepared, once, queries_start=0, candidates_start=0)
+    assert_identical((twice.indices, twice.similarities), (once.indices, once.similarities))
+
+
+def test_columns_that_no_one_uses_do_no_harm():
+    X = sp.csr_matrix(unit_rows(np.eye(4)))
+    X.resize((4, 1 << 20))
+    indices, similarities = cosine_kneighbors(X, 2)
+    assert (indices == -1).all()
+    assert np.isneginf(similarities).all()
+
+
+def test_any_sparse_format_and_precision_is_taken():
+    X = unit_rows(SHAPES["random"](np.random.default_rng(2), 20, 10))
+    for other in (X.tocsc(), X.tocoo(), sp.csr_array(X), X.astype(np.float64)):
+        assert_identical(cosine_kneighbors(other, 3), cosine_kneighbors(X, 3))
+
+
+def test_the_input_is_not_modified():
+    unsorted = sp.csr_matrix(
+        (np.float32([0.8, 0.6, 0.0]), np.int32([1, 0, 2]), np.int32([0, 3])), shape=(1, 3)
+    )
+    cosine_kneighbors(unsorted, 1)
+    assert unsorted.indices.tolist() == [1, 0, 2]
+    assert unsorted.nnz == 3
+
+
+@pytest.mark.parametrize(
+    ("X", "match"),
+    [
+        (np.eye(2), "X must be a scipy sparse"),
+        (sp.csr_matrix([[1.0, 0.0], [3.0, 4.0]]), r"row 1 of X has norm 5.*normalize"),
+        (sp.csr_matrix([[1.0, 0.0], [np.nan, 0.0]]), "NaN or infinite weight in row 1"),
+        (sp.csr_matrix([[np.inf, 0.0]]), "NaN or infinite weight in row 0"),
+    ],
+)
+def test_bad_matrices_are_refused(X, match):
+    with pytest.raises(ValueError, match=match):
+        cosine_kneighbors(X)
+
+
+@pytest.mark.parametrize(
+    "options", [{"n_neighbors": 0}, {"n_jobs": 0}, {"n_jobs": -1000}, {"Y": sp.eye(2, 3)}]
+)
+def test_bad_options_are_refused(options):
+    with pytest.raises(ValueError, match=r"n_neighbors|n_jobs|features"):
+        cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+def test_no_rows_and_no_columns():
+    empty = sp.csr_matrix((0, 5), dtype=np.float32)
+    assert cosine_kneighbors(empty, 3)[0].shape == (0, 3)
+    assert (cosine_kneighbors(sp.csr_matrix((4, 5)), 3)[0] == -1).all()
+    assert (cosine_kneighbors(sp.identity(5, format="csr"), 3, Y=empty)[0] == -1).all()
+
+
+def test_all_cores_give_the_same():
+    X = unit_rows(SHAPES["common column"](np.random.default_rng(3), 200, 30))
+    assert_identical(cosine_kneighbors(X, 4, n_jobs=-1), cosine_kneighbors(X, 4))
+
+
+def test_equals_scipy_on_more_rows_than_a_slab():
+    X = unit_rows(SHAPES["skewed"](np.random.default_rng(4), 500, 60))
+    found, _ = search(X, X, 10, CpuKernel(slab_rows=64))
+    from noveltyflow.testing.compare import brute_force_rows
+
+    rows = np.arange(0, 500, 7)
+    assert_neighbors_equal((found.indices[rows], found.similarities[rows]), brute_force_rows(X, rows, 10))
