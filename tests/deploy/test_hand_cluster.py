@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Mapping
@@ -14,9 +15,10 @@ import cloudpickle
 import dask
 import psutil
 import pytest
+import yaml
 from dask.utils import parse_bytes
 from distributed import Client
-from hand_cluster import hand_cluster
+from hand_cluster import ROOT, hand_cluster
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, connect, require_cpu_workers
@@ -93,6 +95,16 @@ def test_nothing_listens_beyond_this_machine(client: Client) -> None:
         if connection.status == psutil.CONN_LISTEN
     }
     assert listening == {"127.0.0.1"}
+
+
+def test_the_health_check_of_the_compose_file_tells_a_scheduler_from_none(client: Client) -> None:
+    compose = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+    how, interpreter, flag, code = compose["services"]["scheduler"]["healthcheck"]["test"]
+    assert (how, interpreter, flag) == ("CMD", "python", "-c")
+    for port, healthy in ((client.scheduler_info()["services"]["dashboard"], True), (1, False)):
+        here = code.replace("8787", str(port))
+        result = subprocess.run([sys.executable, "-c", here], capture_output=True, timeout=60)
+        assert (result.returncode == 0) is healthy, result.stderr
 
 
 def test_a_killed_worker_comes_back_with_its_resource(client: Client) -> None:
