@@ -24,7 +24,7 @@ _GROUPS = {
 }
 _SCORES = click.Choice(["nearest", "kth", "mean", "median"])
 
-log = logging.getLogger("noveltyflow")
+log = logging.getLogger(__package__)
 
 
 @click.group(
@@ -42,7 +42,8 @@ log = logging.getLogger("noveltyflow")
 )
 def cli(log_level: str) -> None:
     """Find what is new in a very large list of URLs."""
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    log.setLevel(log_level.upper())
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -228,10 +229,10 @@ def info(path: str, as_json: bool) -> None:
     from noveltyflow.terminal import printable
 
     for name, value in facts.items():
-        if not isinstance(value, (dict, list)):
-            click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
-        elif name in ("reject_reasons", "tile_stats"):
+        if name in ("reject_reasons", "tile_stats"):
             click.echo(f"{name:>16}  " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
+        elif name not in ("settings", "inputs"):
+            click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
 
 
 def main() -> None:

@@ -180,12 +180,12 @@ def _write_graph(run: Run, path: str, progress: Callable[[int], None]) -> None:
 
 def _graph_block(run: Run, block: Block) -> tuple[Int64Array, Int64Array, Float32Array]:
     """Row lengths, columns ascending within each row, and similarities of one block of the graph."""
-    indices, similarities = run.neighbor_block(block)
+    rows, similarities = run.neighbor_block(block)
+    order = np.argsort(np.where(rows == NO_NEIGHBOR, np.iinfo(np.int64).max, rows), axis=1)
+    indices: Int64Array = np.take_along_axis(rows, order, axis=1)
+    data: Float32Array = np.take_along_axis(similarities, order, axis=1)
     filled = indices != NO_NEIGHBOR
-    order = np.argsort(np.where(filled, indices, np.iinfo(np.int64).max), axis=1)
-    indices, similarities = (np.take_along_axis(part, order, axis=1) for part in (indices, similarities))
-    filled = indices != NO_NEIGHBOR
-    return filled.sum(axis=1), indices[filled], similarities[filled]
+    return filled.sum(axis=1), indices[filled], data[filled]
 
 
 def _reported(values: Float32Array, n_rows: int, progress: Callable[[int], None]) -> Float32Array:

@@ -16,7 +16,8 @@ import scipy.sparse as sp
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import StoreError
 from noveltyflow.scores import percentile
-from noveltyflow.scores.novelty import SCORES, score_block
+from noveltyflow.scores.novelty import SCORES
+from noveltyflow.scores.novelty import novelty as score_block
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
 from noveltyflow.store import RunStore
@@ -101,15 +102,15 @@ class Run:
         )
 
     def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
-        """Percentile rank of every row's novelty among all rows, float64 in [0, 100], shape (n_rows,), lazily."""
+        """Percentile rank of every row's novelty among all rows, float32 in [0, 100], shape (n_rows,), lazily."""
         scores = self.scores(score)
-        return scores.map_blocks(percentile.finalize, self._distribution(score), dtype=np.float64)
+        return scores.map_blocks(percentile.percentile, self._ranks(score), dtype=np.float32)
 
-    def _distribution(self, score: str) -> Any:
+    def _ranks(self, score: str) -> Any:
         parts = [dask.delayed(percentile.chunk)(block) for block in self.scores(score).to_delayed()]
         while len(parts) > 1:
             parts = [dask.delayed(percentile.combine)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
-        return parts[0]
+        return dask.delayed(percentile.finalize)(parts[0])
 
     def frame(self, score: str = DEFAULT_SCORE) -> dd.DataFrame:
         """Every row with its novelty, as a lazy frame in row order; columns as in an export.
@@ -117,18 +118,18 @@ class Run:
         A run whose input has times has the column `first_time` (UTC) besides.
         """
         _require_score(score)
-        distribution = self._distribution(score)
+        ranks = self._ranks(score)
         part = dask.delayed(_frame_block, pure=True)
-        parts = [part(self.store, block, score, distribution) for block in self.blocks]
+        parts = [part(self.store, block, score, ranks) for block in self.blocks]
         borders = [block.start for block in self.blocks] + [self.n_rows - 1]
         return dd.from_delayed(parts, meta=self._frame_meta(), divisions=borders, verify_meta=False)
 
     def iter_frames(self, score: str = DEFAULT_SCORE) -> Iterator[pd.DataFrame]:
         """The blocks of `frame`, in row order, one in memory at a time."""
         _require_score(score)
-        (distribution,) = dask.compute(self._distribution(score))
+        (ranks,) = dask.compute(self._ranks(score))
         for block in self.blocks:
-            yield _frame_block(self.store, block, score, distribution)
+            yield _frame_block(self.store, block, score, ranks)
 
     def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
         """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
@@ -141,9 +142,9 @@ class Run:
         text, whole, real = (
             pd.Series([], dtype="str"),
             pd.Series([], dtype="int64"),
-            pd.Series([], dtype="float64"),
+            pd.Series([], dtype="float32"),
         )
-        kinds = (whole, text, whole, whole, real.astype("float32"), real, real.astype("float32"), text)
+        kinds = (whole, text, whole, whole, real, real, real, text)
         columns = dict(zip(EXPORT_COLUMNS, kinds, strict=True))
         if self.has_time:
             columns["first_time"] = pd.Series([], dtype="datetime64[us, UTC]")
@@ -161,8 +162,8 @@ class Run:
             for values, block in zip(self.scores(score).to_delayed(), self.blocks, strict=True)
         ]
         best = dask.delayed(_merge_top)(parts, n)
-        rows, novelty, distribution = dask.compute(best[0], best[1], self._distribution(score))
-        frame = _rows_frame(self.store, rows, novelty, percentile.finalize(novelty, distribution))
+        rows, novelty, ranks = dask.compute(best[0], best[1], self._ranks(score))
+        frame = _rows_frame(self.store, rows, novelty, percentile.percentile(novelty, ranks))
         return frame.reset_index(drop=True)
 
     def find(self, url: str) -> int:
@@ -269,10 +270,10 @@ def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
     return [None if url is None else str(url) for url in urls]
 
 
-def _frame_block(store: RunStore, block: Block, score: str, distribution: AnyArray) -> pd.DataFrame:
+def _frame_block(store: RunStore, block: Block, score: str, ranks: Float64Array) -> pd.DataFrame:
     rows = np.arange(block.start, block.stop)
     novelty = score_block(_take(store, "neighbors/similarities", rows), score)
-    return _rows_frame(store, rows, novelty, percentile.finalize(novelty, distribution))
+    return _rows_frame(store, rows, novelty, percentile.percentile(novelty, ranks))
 
 
 def _rows_frame(
@@ -285,7 +286,7 @@ def _rows_frame(
         "count": _take(store, "rows/count", rows),
         "first_seen": _take(store, "rows/first_seen", rows),
         "novelty": novelty,
-        "percentile": ranks,
+        "percentile": percentiles,
         "nearest_similarity": _take(store, "neighbors/similarities", rows)[:, 0],
         "nearest_url": _urls_of(store, _take(store, "neighbors/indices", rows)[:, 0]),
     }

@@ -3,7 +3,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -22,9 +22,16 @@ def cli() -> Cli:
 
     def run(*args: object, stdin: bytes | None = None, **env: str) -> subprocess.CompletedProcess[str]:
         done = subprocess.run(
-            command(*args), input=stdin or b"", capture_output=True, timeout=300, env=os.environ | env, check=False
+            command(*args),
+            input=stdin or b"",
+            capture_output=True,
+            timeout=300,
+            env=os.environ | env,
+            check=False,
         )
-        return subprocess.CompletedProcess(done.args, done.returncode, done.stdout.decode(), done.stderr.decode())
+        return subprocess.CompletedProcess(
+            done.args, done.returncode, done.stdout.decode(), done.stderr.decode()
+        )
 
     return run
 
@@ -46,8 +53,43 @@ def some_urls(n: int, *, seed: int = 0) -> list[str]:
     words = "news data about item report image weather forecast archive user login api static page list view".split()
     urls = []
     for _ in range(n):
-        host = f"{choose.choice(['www', 'm', 'shop', 'data'])}.site{choose.randrange(max(3, n // 40))}.example"
+        host = (
+            f"{choose.choice(['www', 'm', 'shop', 'data'])}.site{choose.randrange(max(3, n // 40))}.example"
+        )
         path = "/".join(choose.choices(words, k=choose.randrange(1, 5)))
         query = f"?id={choose.randrange(1000)}" if choose.random() < 0.3 else ""
         urls.append(f"https://{host}/{path}{query}")
     return urls
+
+
+@pytest.fixture(scope="session")
+def url_list(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A text file with blank lines, rejects and duplicates."""
+    path = tmp_path_factory.mktemp("input") / "urls.txt"
+    lines = some_urls(400)
+    lines[10:10] = ["", "http://", "bad\x01line", "mailto:someone@site.example", "  "]
+    path.write_text("\n".join([*lines, *lines[:40]]) + "\n")
+    return path
+
+
+@pytest.fixture(scope="session")
+def scheduler() -> Iterator[str]:
+    """Address of a real cluster of two worker processes, shared by tests that do not kill it."""
+    import dask
+    from distributed import LocalCluster
+
+    from noveltyflow.config import ClusterSettings
+    from noveltyflow.runtime.cluster import DASK_CONFIG, local_cluster_options
+
+    settings = ClusterSettings(workers=2, memory_limit="1GiB", dashboard_address="127.0.0.1:0")
+    with dask.config.set(DASK_CONFIG), LocalCluster(**local_cluster_options(settings)) as cluster:
+        yield cluster.scheduler_address
+
+
+@pytest.fixture(scope="session")
+def small_run(cli: Cli, url_list: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A complete run over `url_list`, made by the command with its embedded cluster."""
+    out = tmp_path_factory.mktemp("runs") / "small.zarr"
+    done = cli("run", url_list, "--out", out, "--workers", 2, "--memory-limit", "1GiB", "--block-rows", 150)
+    assert done.returncode == 0, done.stderr
+    return str(out)

@@ -86,8 +86,9 @@ class BatchBuilder:
         texts = list(filter(None, part))
         base = self.ordinal
         if len(texts) == len(part):
-            self.ordinals.extend(range(base, base + len(part)))
-            self.lines.extend(range(base + 1, base + 1 + len(part)))
+            numbers = np.arange(base, base + len(part), dtype=np.int64)
+            self.ordinals.frombytes(numbers.tobytes())
+            self.lines.frombytes((numbers + 1).tobytes())
         else:
             kept = [i for i, text in enumerate(part, base) if text]
             self.ordinals.extend(kept)

@@ -36,7 +36,9 @@ def test_stage_is_finished_only_with_its_fingerprint(store: RunStore) -> None:
     assert store.figures("urls")["rows"] == 3
 
 
-@pytest.mark.parametrize("matrix", [sp.random(50, 1 << 20, 0.0001, "csr", np.float32, 0), sp.csr_matrix((3, 7))])
+@pytest.mark.parametrize(
+    "matrix", [sp.random(50, 1 << 20, 0.0001, "csr", np.float32, 0), sp.csr_matrix((3, 7))]
+)
 def test_csr_blocks_follow_anndata(store: RunStore, matrix: sp.csr_matrix) -> None:
     matrix = sp.csr_matrix(matrix)
     matrix.sort_indices()

@@ -22,73 +22,74 @@ class _RecordTooLongError(Exception):
     """The record being read passed the limit; what was read of it is gone."""
 
 
-class Rows:
-    """Rows of a delimited text, each with the physical line it starts on, in bounded memory.
+class Lines:
+    """Physical lines with their ends, as the csv parser wants them, counted and in bounded memory.
 
     Parameters
     ----------
     chunks : iterable of bytes or Overlong
         From `line_chunks`. Undecodable bytes become lone surrogates, so that they spoil only their field.
     limit : int
-        Longest row, in bytes. A longer one, such as a quote that is never closed, is given up at the line
-        that passes the limit, and reading goes on with the line after that.
-    delimiter : str
-        One character.
+        Longest row, in bytes.
     """
 
-    def __init__(self, chunks: Iterable[bytes | Overlong], limit: int, delimiter: str) -> None:
-        # The limit of the csv module is one for the whole process; only raising it disturbs nobody.
-        csv.field_size_limit(max(csv.field_size_limit(), limit + 1))
-        self.n_lines = 0
+    def __init__(self, chunks: Iterable[bytes | Overlong], limit: int) -> None:
+        self.limit = limit
+        self.consumed = 0
         """Physical lines consumed."""
         self.head = ""
         """First line of the current row, as it was read."""
-        self._used = 0
-        self._limit = limit
+        self._row_bytes = 0
         self._lines = _physical_lines(chunks)
-        self._parser = csv.reader(_Feed(self), delimiter=delimiter, strict=True)
 
-    def __iter__(self) -> Iterator[tuple[int, Row]]:
-        """Yield the line a row starts on, and its fields or the reason why it has none."""
-        while True:
-            line = self.n_lines + 1
-            self.head, self._used = "", 0
-            row: Row
-            try:
-                row = next(self._parser)
-            except StopIteration:
-                return
-            except _RecordTooLongError:
-                row = "too-long"
-            except csv.Error:
-                # A lone \r is the one thing outside quotes that the parser refuses.
-                row = "control-character" if "\r" in self.head.rstrip("\r\n") else "bad-csv"
-            yield line, row
+    def begin_row(self) -> None:
+        """Start counting the bytes of a row."""
+        self.head, self._row_bytes = "", 0
 
-    def next_line(self) -> str:
-        """Next physical line with its end, for the parser."""
+    # A generator would be dead after its first exception; this goes on with the next line.
+    def __iter__(self) -> Lines:
+        return self
+
+    def __next__(self) -> str:
         line = next(self._lines)
-        self.n_lines += 1
+        self.consumed += 1
         text = line.head.decode("utf-8", "surrogateescape") if isinstance(line, Overlong) else line
-        if not self._used:
-            self.head = text
-        self._used += len(text) if text.isascii() else len(_raw(text))
-        if isinstance(line, Overlong) or self._used > self._limit + len(text) - len(text.rstrip("\r\n")):
+        self.head = self.head or text
+        self._row_bytes += len(text) if text.isascii() else len(_raw(text))
+        if self._row_bytes > self.limit and self._row_bytes - _end_bytes(text) > self.limit:
+            raise _RecordTooLongError
+        if isinstance(line, Overlong):
             raise _RecordTooLongError
         return text
 
 
-class _Feed:
-    """The iterator of lines that the csv parser wants; unlike a generator it survives its own exceptions."""
+def _end_bytes(text: str) -> int:
+    return len(text) - len(text.removesuffix("\n").removesuffix("\r"))
 
-    def __init__(self, rows: Rows) -> None:
-        self._next = rows.next_line
 
-    def __iter__(self) -> _Feed:
-        return self
+def parse_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, Row]]:
+    """Yield the physical line on which a row starts, and its fields or the reason why it has none.
 
-    def __next__(self) -> str:
-        return self._next()
+    A row that is too long, such as one with a quote that is never closed, is given up at the line that passes
+    the limit, and reading goes on with the line after that.
+    """
+    # The limit of the csv module is one for the whole process; only raising it disturbs nobody.
+    csv.field_size_limit(max(csv.field_size_limit(), lines.limit + 1))
+    parser = csv.reader(lines, delimiter=delimiter, strict=True)
+    while True:
+        start = lines.consumed + 1
+        lines.begin_row()
+        row: Row
+        try:
+            row = next(parser)
+        except StopIteration:
+            return
+        except _RecordTooLongError:
+            row = "too-long"
+        except csv.Error:
+            # A lone \r is the one thing outside quotes that the parser refuses.
+            row = "control-character" if "\r" in lines.head.rstrip("\r\n") else "bad-csv"
+        yield start, row
 
 
 def _physical_lines(chunks: Iterable[bytes | Overlong]) -> Iterator[str | Overlong]:
@@ -126,7 +127,7 @@ def check_delimited(
     chunks: Iterable[bytes | Overlong], settings: InputSettings, source: str, delimiter: str
 ) -> None:
     """Raise `InputError` when the header lacks a column that the settings name."""
-    rows = iter(Rows(chunks, settings.max_line_bytes, delimiter))
+    rows = parse_rows(Lines(chunks, settings.max_line_bytes), delimiter)
     column_numbers(read_header(rows, source), settings, source)
 
 
@@ -138,19 +139,19 @@ def read_delimited(
     delimiter: str,
 ) -> Iterator[RecordBatch]:
     """Batches of rows; see `noveltyflow.urls.readers.read_shard`."""
-    table = Rows(chunks, settings.max_line_bytes, delimiter)
-    rows = iter(table)
+    lines = Lines(chunks, settings.max_line_bytes)
+    rows = parse_rows(lines, delimiter)
     names = read_header(rows, source)
     url, time = column_numbers(names, settings, source)
     builder = BatchBuilder(batch_records, timed=time is not None)
     taken = 0
     for line, row in rows:
-        _add_row(builder, table.head, line, row, len(names), url, time)
+        _add_row(builder, lines.head, line, row, len(names), url, time)
         if builder.full:
-            yield builder.take(table.n_lines - taken)
-            taken = table.n_lines
-    if table.n_lines > taken:
-        yield builder.take(table.n_lines - taken)
+            yield builder.take(lines.consumed - taken)
+            taken = lines.consumed
+    if lines.consumed > taken:
+        yield builder.take(lines.consumed - taken)
 
 
 def _add_row(

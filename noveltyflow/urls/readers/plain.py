@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 
 from noveltyflow.config import InputSettings
@@ -10,8 +11,9 @@ from noveltyflow.urls.batches import BatchBuilder, RecordBatch, check_text
 from noveltyflow.urls.lines import Overlong, split_lines
 from noveltyflow.urls.rejects import Reason
 
-# What a block may hold to be taken without a look at each line; C1 controls occur only beyond ASCII.
+# What a block may hold to be taken without a look at each line.
 _HARMLESS = bytes(byte for byte in range(256) if byte == 0x0A or (byte >= 0x20 and byte != 0x7F))
+_C1 = re.compile(rb"\xc2[\x80-\x9f]")
 
 
 def check_plain(settings: InputSettings, source: str) -> None:
@@ -42,7 +44,9 @@ def read_plain(
 def clean_lines(chunk: bytes, limit: int) -> list[str] | None:
     """Split and strip a chunk in which no line is a reject; None where each must be looked at."""
     suspects = chunk.translate(None, _HARMLESS)
-    if suspects and suspects.count(b"\r") != len(suspects):
+    if suspects and not len(suspects) == suspects.count(b"\r") == chunk.count(b"\r\n"):
+        return None
+    if b"\xc2" in chunk and _C1.search(chunk):
         return None
     try:
         text = chunk.decode()
@@ -50,19 +54,11 @@ def clean_lines(chunk: bytes, limit: int) -> list[str] | None:
         return None
     if suspects:
         text = text.replace("\r\n", "\n")
-    if not _without_controls(text, may_hold_return=bool(suspects)):
-        return None
     lines = text.removesuffix("\n").split("\n")
     # A character of UTF-8 takes at most four bytes.
     if max(map(len, lines)) * (1 if text.isascii() else 4) > limit:
         return None
     return [line.strip(" ") for line in lines] if " " in text else lines
-
-
-def _without_controls(text: str, *, may_hold_return: bool) -> bool:
-    if may_hold_return and "\r" in text:
-        return False
-    return text.isascii() or check_text(text.replace("\n", ""))[1] is None
 
 
 def _read_all(lines: list[str], builder: BatchBuilder) -> Iterator[RecordBatch]:

@@ -7,6 +7,7 @@ import re
 from datetime import UTC, datetime, timedelta
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_NAIVE_EPOCH = datetime(1970, 1, 1)
 _MICROSECOND = timedelta(microseconds=1)
 _NUMBER = re.compile(r"[+-]?\d+(\.\d*)?([eE][+-]?\d+)?", re.ASCII)
 
@@ -46,11 +47,11 @@ def from_seconds(seconds: int | float) -> int | None:
 
 def _from_text(text: str) -> int | None:
     try:
-        if _NUMBER.fullmatch(text):
+        # No number looks like the year of an ISO date, and the usual case should not pay for the pattern.
+        if not (text[4:5] == "-" and text[:4].isdigit()) and _NUMBER.fullmatch(text):
             return from_seconds(int(text) if text.lstrip("+-").isdigit() else float(text))
         moment = datetime.fromisoformat(text)
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // _MICROSECOND
+    since = moment - (_EPOCH if moment.tzinfo else _NAIVE_EPOCH)
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
