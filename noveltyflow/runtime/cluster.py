@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from typing import Any
@@ -21,11 +21,21 @@ from noveltyflow.errors import ResourceError, SettingsError
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
-DASK_CONFIG: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("dask.yaml").read_text("utf-8"))
-"""The Dask configuration of every cluster, nested as in `dask.yaml`."""
 _MIN_WORKER_MEMORY = 400 << 20
 
 log = logging.getLogger(__name__)
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+DASK_CONFIG = dict(_dotted(yaml.safe_load(files(__package__).joinpath("dask.yaml").read_text("utf-8"))))
+"""What `dask.yaml` says, by dotted names as `dask.config.set` takes them."""
 
 
 @contextmanager
@@ -37,7 +47,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     ResourceError
         When the scheduler cannot be reached, has no workers, or none of them carries `CPU`.
     """
-    with dask.config.set(dask.config.merge(dask.config.config, DASK_CONFIG)):
+    with dask.config.set(DASK_CONFIG):
         if settings.scheduler is None:
             with LocalCluster(**local_cluster_options(settings)) as cluster, Client(cluster) as client:
                 yield client

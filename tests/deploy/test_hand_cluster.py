@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -30,15 +29,8 @@ def workers_of(client: Client) -> dict[str, Any]:
     return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
-def flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for name, value in tree.items():
-        found |= flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {prefix + name: value}
-    return found
-
-
 def configured() -> dict[str, Any]:
-    return {name: dask.config.get(name) for name in flat(DASK_CONFIG)}
+    return {name: dask.config.get(name) for name in DASK_CONFIG}
 
 
 def pids_of(client: Client) -> list[int]:
@@ -54,11 +46,10 @@ def test_workers_carry_the_resource_threads_and_memory_asked_for(client: Client)
 
 
 def test_every_process_has_the_configuration_of_the_package(client: Client) -> None:
-    expected = flat(DASK_CONFIG)
-    assert expected["distributed.deploy.lost-worker-timeout"] == "1h"
-    assert client.run_on_scheduler(configured) == expected
-    assert list(client.run(configured).values()) == [expected] * 2
-    assert list(client.run(configured, nanny=True).values()) == [expected] * 2
+    assert DASK_CONFIG["distributed.deploy.lost-worker-timeout"] == "1h"
+    assert client.run_on_scheduler(configured) == DASK_CONFIG
+    assert list(client.run(configured).values()) == [DASK_CONFIG] * 2
+    assert list(client.run(configured, nanny=True).values()) == [DASK_CONFIG] * 2
 
 
 def test_the_configuration_takes_effect(client: Client) -> None:
@@ -79,7 +70,7 @@ def test_an_embedded_cluster_is_configured_like_one_started_by_hand(client: Clie
     with connect(settings) as embedded:
         (worker,) = workers_of(embedded).values()
         by_hand = next(iter(workers_of(client).values()))
-        assert list(embedded.run(configured).values()) == [flat(DASK_CONFIG)]
+        assert list(embedded.run(configured).values()) == [DASK_CONFIG]
         assert embedded.cluster.scheduler.allowed_failures == 10
         assert dask.config.get("distributed.deploy.lost-worker-timeout") == "1h"
         for name in ("resources", "nthreads", "memory_limit"):
