@@ -42,7 +42,10 @@ log = logging.getLogger(__package__)
 )
 def cli(log_level: str) -> None:
     """Find what is new in a very large list of URLs."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    # The package's own logger only: a handler at the root would also print every message of Dask's.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
     log.setLevel(log_level.upper())
 
 

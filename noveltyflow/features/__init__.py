@@ -1,0 +1,1 @@
+"""Texts to sparse rows: hashed n-gram counts, document frequency, tf-idf weights."""

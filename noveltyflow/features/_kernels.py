@@ -1,20 +1,25 @@
 """Compiled loops that turn prepared text into hashed rows.
 
-MurmurHash3_x86_32 (Austin Appleby, public domain) with seed 0, as scikit-learn uses it. All loops stand in one
-module because Numba's cache looks only at the file of the function that is called.
+MurmurHash3_x86_32 (Austin Appleby, public domain) with seed 0, as scikit-learn uses it. All loops stand in
+one module because Numba's cache looks only at the file of the function that is called.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numba import njit
 
 from noveltyflow.types import AnyArray
 
+Scratch: TypeAlias = tuple[AnyArray, AnyArray, AnyArray, AnyArray]
+"""Words and hash states of one text (uint32), starts and stops of its units (int64)."""
+
 CHAR, CHAR_WB, WORD = 0, 1, 2
 _SPACE = 32
+STRIDE = 32
+"""Elements that one round of a vectorised loop takes, at most; arrays need room for one stride more."""
 
 _U1, _U2, _U3, _U4 = (
     np.uint32(0xCC9E2D51),
@@ -59,14 +64,17 @@ def _finish(state: Any, tail: Any, length: Any) -> Any:
 
 
 @_inlined
+def _word(byte_0: Any, byte_1: Any, byte_2: Any, byte_3: Any) -> Any:
+    """Four bytes as a little-endian word."""
+    low = np.uint32(np.uint32(byte_0) | np.uint32(np.uint32(byte_1) << np.uint32(8)))
+    high = np.uint32(np.uint32(byte_2) | np.uint32(np.uint32(byte_3) << np.uint32(8)))
+    return np.uint32(low | np.uint32(high << np.uint32(16)))
+
+
+@_inlined
 def _word_at(buffer: AnyArray, at: Any) -> Any:
-    """Four bytes as a little-endian word; the buffer is padded so that reading past a row is harmless."""
-    return np.uint32(
-        np.uint32(buffer[at])
-        | np.uint32(np.uint32(buffer[at + 1]) << np.uint32(8))
-        | np.uint32(np.uint32(buffer[at + 2]) << np.uint32(16))
-        | np.uint32(np.uint32(buffer[at + 3]) << np.uint32(24))
-    )
+    """Read the word at a position; the buffer is padded so that reading past a row is harmless."""
+    return _word(buffer[at], buffer[at + 1], buffer[at + 2], buffer[at + 3])
 
 
 @_compiled
@@ -83,61 +91,55 @@ def murmurhash3(buffer: AnyArray, start: int, stop: int) -> Any:
     return _finish(state, tail, stop - start)
 
 
+@_inlined
+def _strides(count: Any) -> Any:
+    """`count` rounded up to whole strides."""
+    return (count + STRIDE - 1) // STRIDE * STRIDE
+
+
 @_compiled
 def _hash_fixed(
-    buffer: AnyArray,
-    start: int,
-    length: int,
-    first: int,
-    last: int,
-    keys: AnyArray,
-    n_keys: int,
-    words: AnyArray,
-    states: AnyArray,
+    text: AnyArray, length: int, first: int, last: int, hashes: AnyArray, words: AnyArray, states: AnyArray
 ) -> int:
-    """Append the hashes of all byte n-grams, `first <= n <= last`, of one ASCII segment.
+    """Write the hashes of all byte n-grams, `first <= n <= last`, of ASCII text; gives how many there are.
 
     N-grams that start at the same byte share the state after their common whole words, so each state is
-    advanced once in four lengths; every loop is free of branches and runs eight n-grams to an instruction.
+    advanced once in four lengths. All loops run in whole strides over slices that start at 0, because only
+    then does the compiler vectorise them; what they write beyond the end is overwritten by what comes next.
     """
-    for i in range(length):
-        words[i] = _word_at(buffer, start + i)
+    byte_1, byte_2, byte_3 = text[1:], text[2:], text[3:]
+    for i in range(_strides(length)):
+        words[i] = _word(text[i], byte_1[i], byte_2[i], byte_3[i])
         states[i] = np.uint32(0)
+    n_hashes = 0
     absorbed = 0
+    rest = words
     for n in range(first, last + 1):
         while absorbed + 4 <= n:
-            for i in range(length - absorbed - 3):
-                states[i] = _absorb(states[i], words[i + absorbed])
+            for i in range(_strides(length - absorbed)):
+                states[i] = _absorb(states[i], rest[i])
             absorbed += 4
+            rest = rest[4:]
         mask = np.uint32((1 << (8 * (n - absorbed))) - 1)
         count = length - n + 1
-        if n == absorbed:
-            for i in range(count):
-                keys[n_keys + i] = _finish(states[i], np.uint32(0), n)
-        else:
-            for i in range(count):
-                keys[n_keys + i] = _finish(states[i], np.uint32(words[i + absorbed] & mask), n)
-        n_keys += count
-    return n_keys
+        out = hashes[n_hashes:]
+        for i in range(_strides(count)):
+            out[i] = _finish(states[i], np.uint32(rest[i] & mask), n)
+        n_hashes += count
+    return n_hashes
 
 
 @_compiled
 def _hash_units(
-    buffer: AnyArray,
-    starts: AnyArray,
-    stops: AnyArray,
-    n_units: int,
-    first: int,
-    last: int,
-    keys: AnyArray,
-    n_keys: int,
+    buffer: AnyArray, starts: AnyArray, stops: AnyArray, n_units: int, first: int, last: int, hashes: AnyArray
 ) -> int:
-    """Append the hashes of all runs of n units, `first <= n <= last`; a unit is a code point or a word."""
+    """Write the hashes of all runs of n units, `first <= n <= last`; a unit is a code point or a word."""
+    n_hashes = 0
     for n in range(first, last + 1):
         for i in range(n_units - n + 1):
-            keys[n_keys] = murmurhash3(buffer, starts[i], stops[i + n - 1])
-            n_keys += 1
-    return n_keys
+            hashes[n_hashes] = murmurhash3(buffer, starts[i], stops[i + n - 1])
+            n_hashes += 1
+    return n_hashes
 
 
 @_compiled
@@ -171,51 +173,37 @@ def _hash_segment(
     min_n: int,
     max_n: int,
     whole: bool,
-    keys: AnyArray,
-    n_keys: int,
-    words: AnyArray,
-    states: AnyArray,
-    starts: AnyArray,
-    stops: AnyArray,
-) -> int:
-    """Append the hashes of the character n-grams of one segment.
+    hashes: AnyArray,
+    scratch: Scratch,
+) -> Any:
+    """Write the hashes of the character n-grams of one segment, and give their number.
 
     With `whole`, a segment shorter than the n-gram counts once, as scikit-learn's `char_wb` has it.
     """
+    words, states, starts, stops = scratch
     ascii_only = _is_ascii(buffer, start, stop)
     length = stop - start if ascii_only else _code_points(buffer, start, stop, starts, stops)
     first = min(min_n, length) if whole else min_n
     last = min(max_n, length)
     if ascii_only:
-        return _hash_fixed(buffer, start, length, first, last, keys, n_keys, words, states)
-    return _hash_units(buffer, starts, stops, length, first, last, keys, n_keys)
+        return _hash_fixed(buffer[start:], length, first, last, hashes, words, states)
+    return _hash_units(buffer, starts, stops, length, first, last, hashes)
 
 
 @_compiled
 def _hash_padded_words(
-    buffer: AnyArray,
-    start: int,
-    stop: int,
-    min_n: int,
-    max_n: int,
-    keys: AnyArray,
-    words: AnyArray,
-    states: AnyArray,
-    starts: AnyArray,
-    stops: AnyArray,
-) -> int:
-    """Hashes of a row like ` one two `: each word with the spaces on both of its sides is a segment."""
-    n_keys = 0
+    buffer: AnyArray, start: int, stop: int, min_n: int, max_n: int, hashes: AnyArray, scratch: Scratch
+) -> Any:
+    """Write the hashes of a row like ` one two `: each word with a space on either side is a segment."""
+    n_hashes = 0
     left = start
     for at in range(start + 1, stop):
         if buffer[at] != _SPACE:
             continue
         if at > left + 1:
-            n_keys = _hash_segment(
-                buffer, left, at + 1, min_n, max_n, True, keys, n_keys, words, states, starts, stops
-            )
+            n_hashes += _hash_segment(buffer, left, at + 1, min_n, max_n, True, hashes[n_hashes:], scratch)
         left = at
-    return n_keys
+    return n_hashes
 
 
 @_compiled
@@ -226,12 +214,12 @@ def _hash_tokens(
     word_bytes: AnyArray,
     min_n: int,
     max_n: int,
-    keys: AnyArray,
+    hashes: AnyArray,
     text: AnyArray,
-    starts: AnyArray,
-    stops: AnyArray,
-) -> int:
-    """Hashes of the word n-grams of one row: runs of two or more word bytes, joined by one space."""
+    scratch: Scratch,
+) -> Any:
+    """Write the hashes of a row's word n-grams: runs of two or more word bytes, joined by spaces."""
+    _, _, starts, stops = scratch
     length = 0
     n_units = 0
     at = start
@@ -250,43 +238,17 @@ def _hash_tokens(
             text[length] = _SPACE
             length += 1
         at += 1
-    return _hash_units(text, starts, stops, n_units, min_n, min(max_n, n_units), keys, 0)
+    return _hash_units(text, starts, stops, n_units, min_n, min(max_n, n_units), hashes)
 
 
 @_inlined
 def _column(hashed: Any, divisor: Any, power_of_two: bool) -> Any:
-    """`abs(int32) % n_features`; unsigned arithmetic gives 2**31 for the smallest int32, as scikit-learn does."""
+    """`abs(int32) % n_features`, where unsigned arithmetic gives 2**31 for the smallest int32."""
     negative = np.uint32(hashed >> np.uint32(31))
     magnitude = np.uint32(np.uint32(hashed ^ np.uint32(np.uint32(0) - negative)) + negative)
     if power_of_two:
         return np.uint32(magnitude & np.uint32(divisor - np.uint32(1)))
     return np.uint32(magnitude % divisor)
-
-
-@_compiled
-def _hash_row(
-    buffer: AnyArray,
-    start: int,
-    stop: int,
-    analyzer: int,
-    word_bytes: AnyArray,
-    min_n: int,
-    max_n: int,
-    hashes: AnyArray,
-    text: AnyArray,
-    words: AnyArray,
-    states: AnyArray,
-    starts: AnyArray,
-    stops: AnyArray,
-) -> int:
-    """Write the hashes of all n-grams of one row, and give their number."""
-    if analyzer == CHAR:
-        return _hash_segment(
-            buffer, start, stop, min_n, max_n, False, hashes, 0, words, states, starts, stops
-        )
-    if analyzer == CHAR_WB:
-        return _hash_padded_words(buffer, start, stop, min_n, max_n, hashes, words, states, starts, stops)
-    return _hash_tokens(buffer, start, stop, word_bytes, min_n, max_n, hashes, text, starts, stops)
 
 
 @_compiled
@@ -305,27 +267,18 @@ def hash_rows(
 
     `longest` is the length of the longest row in bytes.
     """
-    text = np.empty(longest + 8, np.uint8)
-    words, states = np.empty(longest, np.uint32), np.empty(longest, np.uint32)
-    starts, stops = np.empty(longest, np.int64), np.empty(longest, np.int64)
+    text = np.empty(longest + STRIDE, np.uint8)
+    words, states = np.empty(longest + 2 * STRIDE, np.uint32), np.empty(longest + 2 * STRIDE, np.uint32)
+    scratch = (words, states, np.empty(longest, np.int64), np.empty(longest, np.int64))
     at = 0
     for row in range(len(offsets) - 1):
-        start, stop = offsets[row], offsets[row + 1]
-        at += _hash_row(
-            buffer,
-            start,
-            stop,
-            analyzer,
-            word_bytes,
-            min_n,
-            max_n,
-            hashes[at:],
-            text,
-            words,
-            states,
-            starts,
-            stops,
-        )
+        start, stop, out = offsets[row], offsets[row + 1], hashes[at:]
+        if analyzer == CHAR:
+            at += _hash_segment(buffer, start, stop, min_n, max_n, False, out, scratch)
+        elif analyzer == CHAR_WB:
+            at += _hash_padded_words(buffer, start, stop, min_n, max_n, out, scratch)
+        else:
+            at += _hash_tokens(buffer, start, stop, word_bytes, min_n, max_n, out, text, scratch)
         ends[row] = at
 
 
@@ -374,13 +327,13 @@ def emit_rows(
 ) -> int:
     """Append rows of sorted keys to a CSR matrix that has `at` entries, equal columns summed.
 
-    Row `i` is `keys[positions[i]:positions[i] + counts[i]]`; `indptr[i]` gets where it ends. The sum of a column
-    is written again with each of its keys, because whether a key is the last of its column cannot be predicted.
+    Row `i` is `keys[positions[i]:positions[i] + counts[i]]`; `indptr[i]` gets where it ends. A sum is written
+    with each of its keys and kept with the last: there is no branch for the processor to predict wrongly.
     """
     shift = np.uint32(1) if signed else np.uint32(0)
     for row in range(len(counts)):
         start = positions[row]
-        total = 0
+        total = np.int64(0)
         for i in range(start, start + counts[row]):
             column = np.uint32(keys[i] >> shift)
             total += 1 - 2 * np.int64(keys[i] & shift)
@@ -388,6 +341,6 @@ def emit_rows(
             data[at] = total
             last = i + 1 == start + counts[row] or np.uint32(keys[i + 1] >> shift) != column
             at += last
-            total = 0 if last else total
+            total = np.int64(0) if last else total
         indptr[row] = at
     return at

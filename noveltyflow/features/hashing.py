@@ -16,9 +16,8 @@ from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 _ANALYZERS = {"char": _kernels.CHAR, "char_wb": _kernels.CHAR_WB, "word": _kernels.WORD}
 _WORD_BYTES = np.array([code >= 128 or chr(code).isalnum() or chr(code) == "_" for code in range(256)])
 """Bytes that belong to a token: ASCII letters, digits, underscore, and every byte of a longer code point."""
-_MAX_INT32 = np.iinfo(np.int32).max
 _EXACT_IN_FLOAT32 = 1 << 24
-_BATCH_KEYS = 1 << 20
+_BATCH_KEYS = 1 << 18
 """N-grams that are hashed and sorted at a time: what stays in the cache in between."""
 
 
@@ -33,8 +32,8 @@ def hash_block(texts: Sequence[str], settings: FeatureSettings) -> CsrMatrix:
     Returns
     -------
     scipy.sparse.csr_matrix of shape (n, settings.n_features)
-        Term counts, float32 (float64 if a text is so long that a count might exceed 2**24); columns ascend within
-        a row and occur once. A row depends on its text and the settings alone.
+        Term counts, float32 (float64 if a text is so long that a count might exceed 2**24); columns ascend
+        within a row and occur once. A row depends on its text and the settings alone.
 
     Raises
     ------
@@ -80,7 +79,7 @@ def _hash_batch(
 ) -> tuple[AnyArray, Int64Array]:
     """Hash values (uint32) of the rows one after another, and where each row ends."""
     offsets = prepared.offsets[rows.start : rows.stop + 1]
-    hashes = np.empty(most_keys, np.uint32)
+    hashes = np.empty(most_keys + _kernels.STRIDE, np.uint32)
     ends = np.empty(rows.stop - rows.start, np.int64)
     analyzer = _ANALYZERS[settings.analyzer]
     longest = int(np.diff(offsets).max())
@@ -95,7 +94,7 @@ def _sorted_keys(
 ) -> tuple[AnyArray, Int64Array]:
     """Keys sorted within each row, and where each row starts.
 
-    Rows of about equal length are padded to a matrix, which numpy sorts line by line with vector instructions.
+    Rows of about equal length are padded to a matrix, which numpy sorts line by line, and in vectors.
     """
     counts = np.diff(ends, prepend=0)
     order = np.argsort(counts, kind="stable")
@@ -165,10 +164,8 @@ class _CsrBuilder:
         # In place, so that the unused part of the memory goes back without a copy.
         self._indices.resize(self._entries, refcheck=False)
         self._data.resize(self._entries, refcheck=False)
-        # scipy wants one type for both; int32 as long as it can count the entries.
-        index_type = np.int32 if self._entries <= _MAX_INT32 else np.int64
-        indices = self._indices.astype(index_type, copy=False)
-        indptr = self._indptr.astype(index_type, copy=False)
-        matrix = sp.csr_matrix((self._data, indices, indptr), shape=(self._rows, n_features), copy=False)
+        # scipy brings both index arrays to int32, or to int64 if int32 cannot count the entries.
+        parts = (self._data, self._indices, self._indptr)
+        matrix = sp.csr_matrix(parts, shape=(self._rows, n_features), copy=False)
         matrix.has_canonical_format = True
         return matrix

@@ -19,7 +19,7 @@ _WHITESPACE_RUN = re.compile(r"\s\s+")
 _TOKEN = re.compile(r"(?u)\b\w\w+\b")
 _IS_SPACE = np.array([code < 128 and chr(code).isspace() for code in range(256)])
 _SPACES = bytes(32 if _IS_SPACE[code] else code for code in range(256))
-_PADDING = 8
+_PADDING = 64
 """Bytes after the last text that kernels may read, though not use."""
 
 
@@ -27,7 +27,7 @@ class PreparedTexts(NamedTuple):
     """Texts as bytes; text `i` is `buffer[offsets[i]:offsets[i + 1]]`."""
 
     buffer: AnyArray
-    """UTF-8, uint8, with eight bytes of padding at the end."""
+    """UTF-8, uint8, with padding at the end."""
     offsets: Int64Array
     """Shape (n + 1,)."""
 
@@ -39,8 +39,9 @@ def prepare_texts(texts: Sequence[str], analyzer: str, lowercase: bool) -> Prepa
     ----------
     texts : sequence of str, length n
     analyzer : {"char", "char_wb", "word"}
-        `char`: runs of two or more white spaces become one space. `char_wb`: white spaces become spaces, with one
-        before and one after the text. `word`: ASCII texts as they are; of others the tokens, joined by spaces.
+        `char`: runs of two or more white spaces become one space. `char_wb`: white spaces become spaces, with
+        one before and one after the text. `word`: ASCII texts as they are; of others the tokens, joined by
+        spaces.
     lowercase : bool
         Apply `str.lower` first.
 

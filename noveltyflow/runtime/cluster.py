@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -18,10 +19,13 @@ from distributed import Client, LocalCluster
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
+from noveltyflow.runtime.plan import require_worker_memory
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
-_MIN_WORKER_MEMORY = 400 << 20
+_WORKER_MEMORY = 1 << 30
+"""What a worker is given at least when the number of workers is chosen here."""
+_MEMORY_SHARE = 0.8
 
 log = logging.getLogger(__name__)
 
@@ -64,6 +68,8 @@ def _existing(address: str) -> Iterator[Client]:
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
         require_cpu_workers(client)
+        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+            require_worker_memory(worker["memory_limit"] or sys.maxsize)
         yield client
 
 
@@ -122,8 +128,8 @@ def memory_limit(settings: ClusterSettings) -> int | None:
 def default_workers(settings: ClusterSettings) -> int:
     """One worker for each usable core, as far as memory gives each of them enough."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    share = memory_limit(settings) or _MIN_WORKER_MEMORY
-    by_memory = int(psutil.virtual_memory().available * 0.8) // share
+    share = memory_limit(settings) or _WORKER_MEMORY
+    by_memory = int(psutil.virtual_memory().available * _MEMORY_SHARE) // share
     return max(1, min(cores // settings.threads_per_worker or 1, by_memory))
 
 

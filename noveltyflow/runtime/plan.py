@@ -8,6 +8,7 @@ from noveltyflow.errors import ResourceError
 
 RESERVED_BYTES = 300 << 20
 """What a worker needs before it does anything: the interpreter, the imports, the compiled kernels."""
+_LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
 _STRIPS_PER_THREAD = 4
@@ -16,6 +17,22 @@ _STRIPS_PER_THREAD = 4
 def usable_memory(memory_limit: int) -> int:
     """Bytes of a worker's `memory_limit` that its tasks share; Dask pauses a worker above 80 %."""
     return max(0, int(memory_limit * _USABLE_SHARE) - RESERVED_BYTES)
+
+
+def require_worker_memory(memory_limit: int) -> None:
+    """Refuse a worker that could not even start its first task.
+
+    Raises
+    ------
+    ResourceError
+        With both figures.
+    """
+    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / _USABLE_SHARE)
+    if memory_limit < needed:
+        raise ResourceError(
+            f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "
+            f"{mebibytes(needed)}; raise --memory-limit"
+        )
 
 
 def choose_block_rows(

@@ -110,6 +110,6 @@ def _is_object(line: str) -> bool:
 
 def _fields(line: str, delimiter: str) -> list[str]:
     try:
-        return [name.strip() for row in csv.reader([line], delimiter=delimiter) for name in row]
+        return [name.strip() for row in csv.reader([line], delimiter=delimiter, strict=True) for name in row]
     except csv.Error:
         return []

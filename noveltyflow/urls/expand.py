@@ -70,7 +70,7 @@ def _expand(item: str) -> list[InputFile]:
 
 
 def _in_directory(filesystem: FileSystem, path: str, item: str) -> list[str]:
-    files = _visible(filesystem.find(path), filesystem._strip_protocol(path))
+    files = _visible(_files_below(filesystem, path), filesystem._strip_protocol(path))
     if not files:
         raise InputError(f"{item}: a directory without files. Check the path.")
     return files
@@ -80,7 +80,7 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
     parts = PurePosixPath(filesystem._strip_protocol(path)).parts
     fixed = next(i for i, part in enumerate(parts) if any(c in part for c in _MAGIC))
     found = filesystem.glob(path)
-    files = [name for match in found for name in filesystem.find(match)]
+    files = [name for match in found for name in _files_below(filesystem, match)]
     if not any(part.startswith(".") for part in parts[fixed:]):
         files = _visible(files, str(PurePosixPath(*parts[:fixed])))
     if not files:
@@ -88,6 +88,12 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
             f"{item}: no file matches. Check the pattern; quote it only if it is meant to be one."
         )
     return sorted(set(files))
+
+
+def _files_below(filesystem: FileSystem, path: str) -> list[str]:
+    found = filesystem.find(path, detail=True).items()
+    # A link to a directory is listed but not followed, so that links in a circle do no harm.
+    return [name for name, info in found if not (info.get("islink") and filesystem.isdir(name))]
 
 
 def _visible(files: Iterable[str], root: str) -> list[str]:

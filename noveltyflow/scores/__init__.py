@@ -1,0 +1,1 @@
+"""Novelty definitions over similarities, and percentile ranks: block in, block out."""
