@@ -6,12 +6,14 @@ import logging
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib.resources import files
 from typing import Any
 
 import dask
 import psutil
+import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
@@ -21,19 +23,23 @@ from noveltyflow.runtime.plan import require_worker_memory
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
-DASK_CONFIG = {
-    # A LocalCluster forgets a worker that is down for 15 s after an earlier death, and later tasks hang.
-    "distributed.deploy.lost-worker-timeout": "1h",
-    # A task may be the innocent bystander of several killed workers.
-    "distributed.scheduler.allowed-failures": 10,
-    "distributed.scheduler.work-stealing": True,
-    "dataframe.convert-string": True,
-}
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
 
 log = logging.getLogger(__name__)
+
+
+def _dotted(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in tree.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{name}.")
+        else:
+            yield prefix + name, value
+
+
+DASK_CONFIG = dict(_dotted(yaml.safe_load(files(__package__).joinpath("dask.yaml").read_text("utf-8"))))
+"""What `dask.yaml` says, by dotted names as `dask.config.set` takes them."""
 
 
 @contextmanager
