@@ -16,12 +16,12 @@ from helpers import Cli, command, some_urls
 
 OPTIONS = ["--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"]
 MOMENTS = {
-    "reading": ".scratch/read/*",
-    "shuffled": ".scratch/sorted/*",
+    "reading": ".scratch/read/*.json",
+    "shuffled": ".scratch/sorted/0*",
     "rows": "rows/url/c/*",
     "features": "features/000003/*",
     "idf": "idf/document_frequency/*",
-    "tiles": ".scratch/strips/*",
+    "tiles": ".scratch/strips/*.npz",
     "merging": "neighbors/indices/c/*/*",
 }
 
