@@ -277,7 +277,7 @@ def _frame_block(store: RunStore, block: Block, score: str, ranks: Float64Array)
 
 
 def _rows_frame(
-    store: RunStore, rows: Int64Array, novelty: Float32Array, ranks: Float64Array
+    store: RunStore, rows: Int64Array, novelty: Float32Array, percentiles: Float32Array
 ) -> pd.DataFrame:
     """The columns of an export for some rows, indexed by row."""
     columns = {

@@ -92,6 +92,8 @@ def print_table(frame: pd.DataFrame) -> None:
 
 
 def _cell(value: Any) -> str:
+    if pd.isna(value):
+        return ""
     if isinstance(value, float):
         return f"{value:.4f}"
-    return "" if value is None else printable(str(value))
+    return printable(str(value))

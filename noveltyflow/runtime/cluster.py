@@ -92,14 +92,13 @@ def require_cpu_workers(client: Client) -> None:
 
 def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
     """Keyword arguments of `LocalCluster`, sized from this machine."""
-    limit = memory_limit(settings)
     workers = settings.workers or default_workers(settings)
+    limit = memory_limit(settings) or int(psutil.virtual_memory().available * _MEMORY_SHARE) // workers
+    require_worker_memory(limit)
     return {
         "n_workers": workers,
         "threads_per_worker": settings.threads_per_worker,
-        "memory_limit": limit
-        if limit is not None
-        else int(psutil.virtual_memory().available * 0.8) // workers,
+        "memory_limit": limit,
         "host": "127.0.0.1",
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},

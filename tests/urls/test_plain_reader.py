@@ -128,3 +128,20 @@ def test_long_texts_close_a_batch_early(tmp_path, monkeypatch):
     monkeypatch.setattr("noveltyflow.urls.batches.BATCH_CHARACTERS", 100)
     blocks = [b"x" * 30 + b"\n"] * 20
     assert [b.n_records for b in read_plain(line_chunks(blocks, LIMIT), SETTINGS, 1000)] == [4] * 5
+
+
+@pytest.mark.parametrize("character", list("\x00\x01\t\r\x1b\x1f\x7f\x80\x85\x9f"))
+def test_one_control_character_spoils_its_line_alone(character):
+    found = read_blocks([f"http://a/\nhttp://x{character}y/\nhttp://b/\n".encode()])
+    assert found == Records(
+        [(0, 1, "http://a/"), (2, 3, "http://b/")], [(1, 2, "control-character")], 3, 0, 3, None
+    )
+
+
+@pytest.mark.parametrize("character", list("é\u00a0¿\u2028中"))
+def test_characters_beyond_ascii_spoil_nothing(character):
+    assert read_blocks([f" http://{character}/\r\n".encode()]).texts == [(0, 1, f"http://{character}/")]
+
+
+def test_a_line_of_just_the_limit_may_be_cut_before_its_line_feed():
+    assert read_blocks([b"x" * LIMIT + b"\r", b"\n"]).texts == [(0, 1, "x" * LIMIT)]
