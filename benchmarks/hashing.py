@@ -3,8 +3,8 @@
     python benchmarks/hashing.py [LIST] [--rows N]
 
 LIST has one text a line, plain or gz; by default gov_1m.txt.gz from the folder NOVELTYFLOW_DATA. Both sides
-hash the same blocks in turn, every result is compared to the bit, and the times are CPU seconds of the process,
-so that threads would not go unnoticed.
+hash the same blocks in turn, every result is compared to the bit, and the times are CPU seconds of the
+process, so that threads would not go unnoticed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,7 @@ def main() -> int:
         sys.exit(f"{arguments.list} does not exist: give a list, or set NOVELTYFLOW_DATA to the data folder")
     texts = _sample(_read(arguments.list), arguments.rows)
     print(f"{len(texts):,} rows of {arguments.list.name}, mean length {np.mean([len(t) for t in texts]):.0f}")
-    print(
-        "| features | n-grams | scikit-learn, rows/s | noveltyflow, rows/s | ratio | per block, worst to best |"
-    )
+    print("| features | n-grams | scikit-learn, rows/s | noveltyflow, rows/s | ratio | per block, range |")
     print("|---|---|---|---|---|---|")
     for features in FEATURES:
         print(_line(features, texts))

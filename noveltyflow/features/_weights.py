@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 from numba import njit
 
 from noveltyflow.types import AnyArray
@@ -22,25 +23,28 @@ def count_columns(indices: AnyArray, frequency: AnyArray) -> None:
 
 
 @_compiled
-def _weight(count: Any, idf: AnyArray, column: Any, sublinear: bool) -> Any:
-    frequency = 1.0 + math.log(count) if sublinear else float(count)
-    return frequency * idf[column] if len(idf) > 0 else frequency
-
-
-@_compiled
 def weigh_rows(
     indptr: AnyArray, indices: AnyArray, counts: AnyArray, idf: AnyArray, sublinear: bool, weights: AnyArray
 ) -> None:
     """Weights of unit rows; an empty idf weighs all columns alike.
 
-    The sum of squares runs in column order in float64 and is never vectorised, so that it is the same number
-    wherever the row stands. Each weight is computed twice rather than stored once in float64.
+    The sum of squares runs in column order in float64, so that it is the same number wherever the row stands.
     """
+    longest = 0
     for row in range(len(indptr) - 1):
+        longest = max(longest, indptr[row + 1] - indptr[row])
+    exact = np.empty(longest, np.float64)
+    for row in range(len(indptr) - 1):
+        start, stop = indptr[row], indptr[row + 1]
         squares = 0.0
-        for i in range(indptr[row], indptr[row + 1]):
-            weight = _weight(counts[i], idf, indices[i], sublinear)
+        for i in range(start, stop):
+            weight = float(counts[i])
+            if sublinear and weight != 1.0:
+                weight = 1.0 + math.log(weight)
+            if len(idf) > 0:
+                weight *= idf[indices[i]]
             squares += weight * weight
+            exact[i - start] = weight
         norm = math.sqrt(squares)
-        for i in range(indptr[row], indptr[row + 1]):
-            weights[i] = _weight(counts[i], idf, indices[i], sublinear) / norm
+        for i in range(start, stop):
+            weights[i] = exact[i - start] / norm

@@ -17,7 +17,7 @@ _ANALYZERS = {"char": _kernels.CHAR, "char_wb": _kernels.CHAR_WB, "word": _kerne
 _WORD_BYTES = np.array([code >= 128 or chr(code).isalnum() or chr(code) == "_" for code in range(256)])
 """Bytes that belong to a token: ASCII letters, digits, underscore, and every byte of a longer code point."""
 _EXACT_IN_FLOAT32 = 1 << 24
-_BATCH_KEYS = 1 << 18
+_BATCH_KEYS = 1 << 19
 """N-grams that are hashed and sorted at a time: what stays in the cache in between."""
 
 
