@@ -104,7 +104,9 @@ class Run:
     def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
         """Percentile rank of every row's novelty among all rows, float32 in [0, 100], shape (n_rows,), lazily."""
         scores = self.scores(score)
-        return scores.map_blocks(percentile.percentile, self._ranks(score), dtype=np.float32)
+        return scores.map_blocks(
+            percentile.percentile, self._ranks(score), dtype=np.float32, meta=np.empty(0, np.float32)
+        )
 
     def _ranks(self, score: str) -> Any:
         parts = [dask.delayed(percentile.chunk)(block) for block in self.scores(score).to_delayed()]
