@@ -2,18 +2,11 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).parents[1]
-Cli = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def command(*args: object) -> list[str]:
-    return [sys.executable, "-m", "noveltyflow", *map(str, args)]
+from helpers import ROOT, Cli, command, some_urls
 
 
 @pytest.fixture(scope="session")
@@ -43,23 +36,6 @@ def data() -> Path:
     if not folder.is_dir():
         pytest.skip(f"no real URL lists at {folder}; set NOVELTYFLOW_DATA")
     return folder
-
-
-def some_urls(n: int, *, seed: int = 0) -> list[str]:
-    """URLs with hosts, shared paths, queries and, where `n` is large, duplicates."""
-    import random
-
-    choose = random.Random(seed)
-    words = "news data about item report image weather forecast archive user login api static page list view".split()
-    urls = []
-    for _ in range(n):
-        host = (
-            f"{choose.choice(['www', 'm', 'shop', 'data'])}.site{choose.randrange(max(3, n // 40))}.example"
-        )
-        path = "/".join(choose.choices(words, k=choose.randrange(1, 5)))
-        query = f"?id={choose.randrange(1000)}" if choose.random() < 0.3 else ""
-        urls.append(f"https://{host}/{path}{query}")
-    return urls
 
 
 @pytest.fixture(scope="session")

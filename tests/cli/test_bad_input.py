@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import Cli, some_urls
+from helpers import Cli, some_urls
 
 
 def refused(cli: Cli, tmp_path: Path, *args: object, stdin: bytes | None = None) -> str:

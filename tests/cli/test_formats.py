@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import zstandard
-from conftest import Cli, some_urls
+from helpers import Cli, some_urls
 
 from noveltyflow.testing.runs import assert_same_content, run_content
 
