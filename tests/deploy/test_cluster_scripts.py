@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deploy.hand_cluster import ROOT, Launch, environment, write_script
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
-from hand_cluster import ROOT, Launch, environment, write_script
 
 from noveltyflow.runtime.cluster import CPU_RESOURCE
 

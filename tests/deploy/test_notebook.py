@@ -8,7 +8,7 @@ from typing import Any
 
 import nbformat
 import pytest
-from hand_cluster import ROOT
+from deploy.hand_cluster import ROOT
 from nbclient import NotebookClient
 
 import noveltyflow
