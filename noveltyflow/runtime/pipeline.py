@@ -61,6 +61,8 @@ def plan_run(
     StoreError
         When `out` holds something else, or a run of other inputs or settings; the text says what changed.
     """
+    # The processes of a cluster that is already there may stand in other folders than this one.
+    out = out if "://" in out else str(Path(out).absolute())
     store = RunStore(out, writable=True)
     spool = _spool_folder(out) if "-" in inputs else None
     try:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from deploy.hand_cluster import ROOT, Launch, hand_cluster, write_script
 from distributed import Client
-from hand_cluster import ROOT, Launch, hand_cluster, write_script
 
 
 @pytest.fixture(scope="module")

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
+import sys
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
+from deploy.hand_cluster import ROOT, Launch, environment, write_script
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
-from hand_cluster import ROOT, Launch, write_script
 
 from noveltyflow.runtime.cluster import CPU_RESOURCE
 
@@ -88,6 +92,26 @@ def test_the_configuration_is_the_packages_own_unless_one_is_named(launch: Launc
     default = Path(launch("cluster/scheduler").stdout.splitlines()[0])
     assert named == "mine.yaml"
     assert (ROOT / default.relative_to(tmp_path / "checkout")).is_file()
+
+
+def test_a_variable_changes_one_value_of_the_configuration() -> None:
+    show = "import dask, json; print(json.dumps(dask.config.get('distributed.worker.memory')))"
+    changed = environment() | {
+        "DASK_CONFIG": str(ROOT / "noveltyflow/runtime/dask.yaml"),
+        "DASK_DISTRIBUTED__WORKER__MEMORY__SPILL": "0.65",
+    }
+    shown = subprocess.run(
+        [sys.executable, "-c", f"import distributed; {show}"], env=changed, capture_output=True, check=True
+    )
+    memory = json.loads(shown.stdout)
+    assert [memory[name] for name in ("target", "spill", "pause", "terminate")] == [0.6, 0.65, 0.8, 0.95]
+
+
+def test_an_installed_package_carries_its_configuration() -> None:
+    package = ROOT / "noveltyflow"
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]
+    carried = {path for pattern in settings["noveltyflow"] for path in package.glob(pattern)}
+    assert set(package.rglob("*.yaml")) <= carried
 
 
 def test_the_checkouts_own_environment_comes_first(launch: Launch, tmp_path: Path) -> None:

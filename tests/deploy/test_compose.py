@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import yaml
 from dask.utils import parse_bytes
+from deploy.hand_cluster import ROOT, Launch
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
-from hand_cluster import ROOT, Launch
 
 from noveltyflow.runtime.cluster import CPU_RESOURCE
 

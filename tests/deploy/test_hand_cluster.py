@@ -16,11 +16,13 @@ import psutil
 import pytest
 import yaml
 from dask.utils import parse_bytes
+from deploy.hand_cluster import ROOT, hand_cluster
 from distributed import Client
-from hand_cluster import ROOT, hand_cluster
+from helpers import Cli
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, connect, require_cpu_workers
+from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
 
@@ -96,6 +98,21 @@ def test_the_health_check_of_the_compose_file_tells_a_scheduler_from_none(client
         here = code.replace("8787", str(port))
         result = subprocess.run([sys.executable, "-c", here], capture_output=True, timeout=60)
         assert (result.returncode == 0) is healthy, result.stderr
+
+
+def test_a_run_equals_one_of_the_embedded_cluster(
+    cli: Cli,
+    cluster_by_hand: str,
+    url_list: Path,
+    small_run: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)  # where none of the cluster's processes stand
+    options = ["--scheduler", cluster_by_hand, "--block-rows", 150]
+    done = cli("run", url_list, "--out", "here.zarr", *options, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    assert_same_content(str(tmp_path / "here.zarr"), small_run)
 
 
 def test_a_killed_worker_comes_back_with_its_resource(client: Client) -> None:

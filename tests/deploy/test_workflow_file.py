@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Callable
 from pathlib import Path
-from subprocess import CompletedProcess
 
 import pytest
-from hand_cluster import ROOT
+from helpers import ROOT, Cli
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.workflow import load_workflow
@@ -24,9 +22,7 @@ def test_it_shows_the_defaults() -> None:
     assert workflow.cluster == ClusterSettings(memory_limit="1GiB")
 
 
-def test_it_runs_as_it_stands(
-    cli: Callable[..., CompletedProcess[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_it_runs_as_it_stands(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     urls = [f"https://host{i % 7}.example/section/{i % 13}/page-{i}?id={i * i}" for i in range(300)]
     (tmp_path / "urls.txt.gz").write_bytes(gzip.compress("\n".join(urls).encode()))
     monkeypatch.chdir(tmp_path)
