@@ -70,7 +70,8 @@ def _mostly_empty(rng: np.random.Generator, rows: int, columns: int) -> AnyArray
 
 
 def _signed(rng: np.random.Generator, rows: int, columns: int) -> AnyArray:
-    return _random(rng, rows, columns) * rng.choice([-1.0, 1.0], (rows, columns))
+    signed: AnyArray = _random(rng, rows, columns) * rng.choice([-1.0, 1.0], (rows, columns))
+    return signed
 
 
 SHAPES: dict[str, Callable[[np.random.Generator, int, int], AnyArray]] = {
