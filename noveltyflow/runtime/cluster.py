@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
@@ -53,11 +55,26 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     """
     with dask.config.set(DASK_CONFIG):
         if settings.scheduler is None:
-            with LocalCluster(**local_cluster_options(settings)) as cluster, Client(cluster) as client:
+            with _deaf_to_interrupts():
+                cluster = LocalCluster(**local_cluster_options(settings))
+            with cluster, Client(cluster) as client:
                 yield client
         else:
             with _existing(settings.scheduler) as client:
                 yield client
+
+
+@contextmanager
+def _deaf_to_interrupts() -> Iterator[None]:
+    """Let processes started meanwhile ignore Ctrl-C, which a terminal sends to them too; this one ends them."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextmanager
