@@ -111,6 +111,9 @@ def table_to_csv(frame: pd.DataFrame, file: IO[str], *, defuse: bool, header: bo
     if defuse:
         text = {name: frame[name].map(defused, na_action="ignore") for name in ("url", "nearest_url")}
         frame = frame.assign(**text)
+    frame = (
+        frame.replace({"nearest_similarity": {-np.inf: np.nan}}) if "nearest_similarity" in frame else frame
+    )
     frame.to_csv(file, index=False, header=header, lineterminator="\n")
 
 

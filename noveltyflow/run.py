@@ -13,14 +13,14 @@ import numpy as np
 import pandas as pd
 import scipy.sparse as sp
 
-from noveltyflow.config import ScoringSettings
+from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import StoreError
 from noveltyflow.scores import percentile
 from noveltyflow.scores.novelty import SCORES
 from noveltyflow.scores.novelty import novelty as score_block
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
-from noveltyflow.store import RunStore
+from noveltyflow.store import STAGES, RunStore
 from noveltyflow.store.blocks import blocks_of
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
@@ -69,6 +69,11 @@ class Run:
         return f"<Run {self.store.path}: {self.n_rows:,} rows, {self.n_neighbors} neighbours>"
 
     @cached_property
+    def _fingerprint(self) -> str:
+        """Tells this run from another one that stood, or will stand, in the same folder."""
+        return fingerprint([self.store.path, *(self.store.figures(stage) for stage in STAGES)])
+
+    @cached_property
     def settings(self) -> ScoringSettings:
         """The settings that decided the result."""
         return ScoringSettings.model_validate(self.store.header["settings"])
@@ -98,7 +103,7 @@ class Run:
         """
         _require_score(score)
         return self.similarities.map_blocks(
-            score_block, score, drop_axis=1, dtype=np.float32, name=f"score_{score}"
+            score_block, score, drop_axis=1, dtype=np.float32, token=f"score_{score}-{self._fingerprint}"
         )
 
     def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
@@ -120,7 +125,7 @@ class Run:
         """
         _require_score(score)
         ranks = self._ranks(score)
-        part = dask.delayed(_frame_block, pure=True)
+        part = dask.delayed(_frame_block, pure=False)
         parts = [part(self.store, block, score, ranks) for block in self.blocks]
         borders = [block.start for block in self.blocks] + [self.n_rows - 1]
         return dd.from_delayed(parts, meta=self._frame_meta(), divisions=borders, verify_meta=False)
@@ -190,7 +195,7 @@ class Run:
         return self.blocks[low].start + int(found[0])
 
     def _urls(self, block: int) -> AnyArray:
-        return _block_urls(self.store, self.blocks[block])
+        return _block_urls(self.store, _urls_mark(self.store), self.blocks[block])
 
     def _key(self, url: str) -> tuple[str, str]:
         return canonicalize([str(url)], self.settings.urls).surts[0] or "", str(url)
@@ -255,19 +260,23 @@ def _require_score(score: str) -> None:
         raise StoreError(f"unknown score {score!r}; choose one of: {', '.join(SCORES)}")
 
 
+def _urls_mark(store: RunStore) -> str:
+    return str(store.figures("urls")["fingerprint"])
+
+
 @lru_cache(maxsize=16)
-def _block_urls(store: RunStore, block: Block) -> AnyArray:
+def _block_urls(store: RunStore, mark: str, block: Block) -> AnyArray:  # noqa: ARG001 - part of the cache's key
     return np.asarray(store.array("rows/url")[block.start : block.stop])
 
 
 def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
     """URLs of arbitrary rows, None for an empty slot; each block is read once."""
     urls = np.full(len(rows), None, dtype=object)
-    blocks = blocks_of(store)
+    blocks, mark = blocks_of(store), _urls_mark(store)
     number = rows // blocks[0].n_rows
     for block in np.unique(number[rows != NO_NEIGHBOR]):
         here = (number == block) & (rows != NO_NEIGHBOR)
-        urls[here] = _block_urls(store, blocks[block])[rows[here] - blocks[block].start]
+        urls[here] = _block_urls(store, mark, blocks[block])[rows[here] - blocks[block].start]
     return [None if url is None else str(url) for url in urls]
 
 

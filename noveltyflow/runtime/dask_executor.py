@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any
+from uuid import uuid4
 
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
@@ -36,7 +37,8 @@ class DaskExecutor:
 
     def __init__(self, client: Client, token: str) -> None:
         self._client = client
-        self._token = token
+        # Never the keys of an earlier command: what it left running must not answer for this one.
+        self._token = f"{token}-{uuid4().hex[:8]}"
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self.n_threads = sum(worker["nthreads"] for worker in workers)
         self.memory_per_thread = min(
@@ -99,7 +101,8 @@ def _result(future: Future, name: str) -> Any:
     except KilledWorker as error:
         raise TaskError(
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
-            "needs more memory than they have: raise --memory-limit, or set a smaller --block-rows"
+            "needs more memory than they have: raise --memory-limit, or start anew with --overwrite and a smaller "
+            "--block-rows"
         ) from error
     finally:
         future.release()

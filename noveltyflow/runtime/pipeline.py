@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
-from noveltyflow.errors import NoveltyflowError, SettingsError, StoreError
+from noveltyflow.errors import SettingsError, StoreError
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import compute_features, compute_idf
@@ -30,18 +30,35 @@ class PlannedRun:
     store: RunStore
     settings: ScoringSettings
     shards: Sequence[Shard]
-    fingerprints: dict[str, str]
+    header: dict[str, Any]
+    begins: bool
+    """Whether the folder is made (and what it held removed) when the run is executed."""
+    spool: Path | None
+    """Folder that keeps standard input while the run needs it."""
+
+    @property
+    def fingerprints(self) -> dict[str, str]:
+        """What every stage's marker must carry."""
+        return stage_fingerprints(self.header)
 
     @property
     def unfinished(self) -> list[str]:
         """Stages that have not been completed, in order."""
+        if self.begins:
+            return list(STAGES)
         return [stage for stage in STAGES if not self.store.finished(stage, self.fingerprints[stage])]
+
+    def release(self) -> None:
+        """Remove what was kept of standard input."""
+        _remove_spool(self.spool)
 
     def describe(self) -> str | None:
         """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
         todo = self.unfinished
         if not todo:
             return f"{self.store.path} is complete; nothing to do"
+        if self.begins:
+            return None
         if todo[0] != STAGES[0]:
             return f"continuing {self.store.path} at stage {todo[0]!r}"
         if self.store.scratch.names("read"):
@@ -52,7 +69,7 @@ class PlannedRun:
 def plan_run(
     inputs: Sequence[str], out: str, settings: ScoringSettings, *, overwrite: bool = False
 ) -> PlannedRun:
-    """Find the shards, and make or reopen the run folder.
+    """Find the shards, and compare them and the settings with the run folder; nothing is changed yet.
 
     Raises
     ------
@@ -68,25 +85,26 @@ def plan_run(
     try:
         shards = plan_shards(inputs, settings.input, spool=spool)
         header = {"settings": settings.model_dump(mode="json"), "inputs": manifest(shards)}
+        begins = overwrite or not store.holds_run()
         if not store.holds_run():
             store.require_free()
-            store = RunStore.create(out, header)
-        elif overwrite:
-            store.remove()
-            store = RunStore.create(out, header)
-        else:
+        elif not overwrite:
             _require_same(store, header)
-    except NoveltyflowError:
-        _remove_spool(out)
+    except BaseException:
+        _remove_spool(spool)
         raise
-    return PlannedRun(store, settings, shards, stage_fingerprints(header))
+    return PlannedRun(store, settings, shards, header, begins, spool)
 
 
 def execute(
     plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_rows: int | None, backend: str
 ) -> None:
-    """Carry out the unfinished stages of a planned run."""
-    store, settings, prints = plan.store, plan.settings, plan.fingerprints
+    """Make the run folder where the plan says so, then carry out the unfinished stages."""
+    store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
+    if plan.begins:
+        if store.holds_run():
+            store.remove()
+        RunStore.create(store.path, plan.header)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backend)
     stages: dict[str, Callable[[str], None]] = {
         "urls": urls.run,
@@ -94,13 +112,10 @@ def execute(
         "idf": lambda mark: compute_idf(store, executor, reporter, mark),
         "neighbors": lambda mark: compute_neighbors(store, settings, backend, executor, reporter, mark),
     }
-    try:
-        for stage in plan.unfinished:
-            started = time.monotonic()
-            stages[stage](prints[stage])
-            log.info("stage %s took %.1f s", stage, time.monotonic() - started)
-    finally:
-        _remove_spool(store.path)
+    for stage in todo:
+        started = time.monotonic()
+        stages[stage](prints[stage])
+        log.info("stage %s took %.1f s", stage, time.monotonic() - started)
 
 
 def _spool_folder(out: str) -> Path:
@@ -112,8 +127,9 @@ def _spool_folder(out: str) -> Path:
     return Path(f"{out}.stdin")
 
 
-def _remove_spool(out: str) -> None:
-    shutil.rmtree(f"{out}.stdin", ignore_errors=True)
+def _remove_spool(spool: Path | None) -> None:
+    if spool is not None:
+        shutil.rmtree(spool, ignore_errors=True)
 
 
 def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 
+from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.cluster import connect
 from noveltyflow.runtime.dask_executor import DaskExecutor
-from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.workflow import Workflow
 
@@ -32,13 +33,20 @@ def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwr
     """
     reporter = reporter or Silent()
     plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
+    try:
+        _execute(plan, workflow.cluster, reporter)
+    finally:
+        plan.release()
+
+
+def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter) -> None:
     if (what := plan.describe()) is not None:
         reporter.note(what)
     if not plan.unfinished:
+        plan.store.scratch.remove()
         return
-    with connect(workflow.cluster) as client:
+    with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
         executor = DaskExecutor(client, plan.fingerprints["neighbors"])
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
-        cluster = workflow.cluster
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -87,8 +88,9 @@ class RunStore:
         """Whether a run, complete or not, is at the address."""
         fs, root = fsspec.core.url_to_fs(self.path)
         try:
-            return f'"{_HEADER}"'.encode() in fs.cat_file(f"{root}/zarr.json")
-        except (FileNotFoundError, NotADirectoryError):
+            head = json.loads(fs.cat_file(f"{root}/zarr.json"))
+            return "schema_version" in head["attributes"][_HEADER]
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def require_free(self) -> None:
@@ -98,10 +100,13 @@ class RunStore:
             raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
 
     def remove(self) -> None:
-        """Delete the run. Its markers go first, so that what a kill leaves behind never looks finished."""
+        """Delete the run: its markers first, its head last, so that a kill leaves an empty run, never half of one."""
         fs, root = fsspec.core.url_to_fs(self.path)
-        if fs.exists(f"{root}/stages"):
-            fs.rm(f"{root}/stages", recursive=True)
+        first = [f"{root}/stages", f"{root}/.scratch"]
+        others = [path for path in fs.ls(root, detail=False) if not str(path).endswith("/zarr.json")]
+        for path in [*first, *others]:
+            if fs.exists(path):
+                fs.rm(path, recursive=True)
         fs.rm(root, recursive=True)
 
     def array(self, name: str) -> zarr.Array[Any]:

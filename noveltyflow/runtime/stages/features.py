@@ -6,8 +6,8 @@ from functools import lru_cache
 
 import numpy as np
 
+import noveltyflow.features.frequency as frequency
 from noveltyflow.config import FeatureSettings
-from noveltyflow.features import frequency
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.executor import Executor

@@ -18,8 +18,9 @@ from threading import Lock
 import numpy as np
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import ResourceError, StoreError
 from noveltyflow.runtime.executor import Executor, Task
+from noveltyflow.runtime.plan import mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileKernel, TileStats
@@ -117,7 +118,14 @@ def compute_neighbors(
     blocks = blocks_of(store)
     projected = tile_bytes(store.figures("features")["nonzeros"] / blocks[-1].stop, settings, backend)
     spare = executor.memory_per_thread - projected(store.figures("urls")["block_rows"])
-    job = TileJob(store, settings, backend, cache_bytes=max(0, spare))
+    if spare < 0:
+        allowed = executor.memory_per_thread
+        raise ResourceError(
+            f"stage neighbors: a tile of {store.figures('urls')['block_rows']:,} rows, as this run was begun with, "
+            f"needs {mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
+            "lower --threads-per-worker, or start anew with --overwrite"
+        )
+    job = TileJob(store, settings, backend, cache_bytes=spare)
     done = _tiles_done(store, blocks)
     reporter.start("tile", len(blocks) ** 2, "tiles")
     reporter.advance(sum(done.values()))
@@ -172,21 +180,25 @@ def _store_state(store: RunStore, block: Block, state: StripState) -> None:
     store.scratch.write(_state_name(block), buffer.getbuffer())
 
 
+CacheKey = tuple[str, str, str, Block]
+"""Run folder, fingerprint of its weights, backend, and rows: a worker may outlive the run it computed."""
+
+
 class _PreparedCache:
     """Indexed blocks that this process used last, up to a number of bytes."""
 
     def __init__(self) -> None:
-        self._blocks: OrderedDict[tuple[str, str, int], PreparedBlock] = OrderedDict()
+        self._blocks: OrderedDict[CacheKey, PreparedBlock] = OrderedDict()
         self._lock = Lock()
 
-    def get(self, key: tuple[str, str, int]) -> PreparedBlock | None:
+    def get(self, key: CacheKey) -> PreparedBlock | None:
         """The block, if it is still here."""
         with self._lock:
             if key in self._blocks:
                 self._blocks.move_to_end(key)
             return self._blocks.get(key)
 
-    def put(self, key: tuple[str, str, int], block: PreparedBlock, limit: int) -> None:
+    def put(self, key: CacheKey, block: PreparedBlock, limit: int) -> None:
         """Keep a block, and let go of those used longest ago."""
         with self._lock:
             self._blocks[key] = block
@@ -198,7 +210,7 @@ _CACHE = _PreparedCache()
 
 
 def _prepared(job: TileJob, block: Block, kernel: TileKernel) -> PreparedBlock:
-    key = (job.store.path, job.store.figures("idf")["fingerprint"], block.index)
+    key = (job.store.path, job.store.figures("idf")["fingerprint"], job.backend, block)
     if (prepared := _CACHE.get(key)) is None:
         prepared = kernel.prepare(load_weighted(job.store, block, job.settings.features))
         _CACHE.put(key, prepared, job.cache_bytes)
