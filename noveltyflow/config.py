@@ -6,7 +6,7 @@ import hashlib
 import json
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 
 class Settings(BaseModel):
@@ -112,3 +112,12 @@ class ClusterSettings(Settings):
     """Rows in a block; by default the largest that the memory limit admits."""
     backend: Literal["auto", "cpu"] = "auto"
     """Which kernels compute tiles."""
+
+    @model_validator(mode="after")
+    def _local_or_not(self) -> ClusterSettings:
+        given = [name for name in ("workers", "memory_limit") if getattr(self, name) is not None]
+        if self.scheduler is not None and given:
+            raise ValueError(
+                f"{' and '.join(given)} belong to a local cluster; leave out that or the scheduler"
+            )
+        return self
