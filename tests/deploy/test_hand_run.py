@@ -22,7 +22,14 @@ def test_same_content_as_embedded(
 
 
 def test_cluster_without_the_resource_is_refused(cli: Cli, url_list: Path, tmp_path: Path) -> None:
-    with LocalCluster(n_workers=1, processes=False, dashboard_address=None, memory_limit="1GiB") as cluster:
+    with LocalCluster(
+        n_workers=1,
+        processes=False,
+        protocol="tcp://",
+        host="127.0.0.1",
+        dashboard_address=None,
+        memory_limit="1GiB",
+    ) as cluster:
         with Client(cluster) as client:
             client.wait_for_workers(1)
         done = cli("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", cluster.scheduler_address)
@@ -31,7 +38,9 @@ def test_cluster_without_the_resource_is_refused(cli: Cli, url_list: Path, tmp_p
 
 
 def test_cluster_without_workers_is_refused(cli: Cli, url_list: Path, tmp_path: Path) -> None:
-    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as cluster:
+    with LocalCluster(
+        n_workers=0, processes=False, protocol="tcp://", host="127.0.0.1", dashboard_address=None
+    ) as cluster:
         out = tmp_path / "run.zarr"
         done = cli("run", url_list, "--out", out, "--scheduler", cluster.scheduler_address)
     assert done.returncode == 2
