@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from typing import Any
 
 import pandas as pd
@@ -19,6 +20,14 @@ def printable(text: str) -> str:
     return "".join(
         c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
     )
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: `7.3 s`, `2 min 05 s`, `3 h 07 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
 
 
 class _Amount(ProgressColumn):
@@ -50,6 +59,8 @@ class TerminalReporter:
             disable=quiet or not self._console.is_terminal,
         )
         self._task: Any = None
+        self._stage, self._begun, self._stage_begun = "", time.monotonic(), 0.0
+        self._times: dict[str, float] = {}
 
     def __enter__(self) -> TerminalReporter:
         self._progress.start()
@@ -60,6 +71,7 @@ class TerminalReporter:
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
         """A stage begins."""
+        self._stage, self._stage_begun = stage, time.monotonic()
         self._task = self._progress.add_task(stage, total=total, unit=unit)
 
     def advance(self, amount: int) -> None:
@@ -68,6 +80,7 @@ class TerminalReporter:
 
     def finish(self, message: str) -> None:
         """Fill the bar of the current stage, whose task count may have been an estimate."""
+        self._times[self._stage] = time.monotonic() - self._stage_begun
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         total = task.total if task.total is not None else task.completed
         self._progress.update(
@@ -78,10 +91,25 @@ class TerminalReporter:
         """Print a line of text, inert whatever it holds."""
         self._console.print(Text("\n".join(printable(line) for line in message.splitlines())), soft_wrap=True)
 
+    def summarize(self) -> None:
+        """Print where the time went, if there was any work; the rest is mostly the start of a cluster."""
+        whole = time.monotonic() - self._begun
+        rest = whole - sum(self._times.values())
+        parts = [f"{stage} {duration(spent)}" for stage, spent in {**self._times, "the rest": rest}.items()]
+        if self._times:
+            self.note(f"took {duration(whole)}: {', '.join(parts)}")
+
+
+class _Output(Console):
+    """Standard output, whose reader may go away; Rich would end the whole command as failed."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 def print_table(frame: pd.DataFrame) -> None:
     """Print a frame on standard output; columns are as wide as they need where that is no terminal."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = _Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in frame.columns:
         number = pd.api.types.is_numeric_dtype(frame[name])

@@ -11,7 +11,7 @@ from uuid import uuid4
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
 
-from noveltyflow.errors import TaskError
+from noveltyflow.errors import NoveltyflowError, TaskError
 from noveltyflow.runtime.cluster import CPU_RESOURCE
 from noveltyflow.runtime.executor import FollowUp, Task
 from noveltyflow.runtime.plan import usable_memory
@@ -103,6 +103,13 @@ def _result(future: Future, name: str) -> Any:
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
             "needs more memory than they have: raise --memory-limit, or start anew with --overwrite and a smaller "
             "--block-rows"
+        ) from error
+    except NoveltyflowError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"task {name!r} failed: {type(error).__name__}: {error}; what was finished is kept, and the same command "
+            "goes on from there (--log-level debug shows more)"
         ) from error
     finally:
         future.release()

@@ -70,6 +70,8 @@ class UrlStage:
         counts = self._store_rejects(reports)
         _require_balance(self.store, counts, n_urls)
         if n_rows == 0:
+            # The same input will never hold a URL, so there is nothing to go on with.
+            self.store.remove()
             raise InputError(_no_url(counts))
         block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
         self.store.mark("urls", fingerprint, rows=n_rows, urls=n_urls, block_rows=block_rows, **counts)
