@@ -22,6 +22,7 @@ from distributed import Client, LocalCluster
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.plan import require_worker_memory
+from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
@@ -51,7 +52,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises
     ------
     ResourceError
-        When the scheduler cannot be reached, has no workers, or none of them carries `CPU`.
+        When the scheduler cannot be reached, runs other versions, has no workers, or none of them carries `CPU`.
     """
     with dask.config.set(DASK_CONFIG):
         if settings.scheduler is None:
@@ -84,6 +85,7 @@ def _existing(address: str) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
+        require_same_versions(client.get_versions(packages=OWN_PACKAGES))
         require_cpu_workers(client)
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             require_worker_memory(worker["memory_limit"] or sys.maxsize)
