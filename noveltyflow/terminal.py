@@ -9,7 +9,7 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 _WIDE = 10_000
@@ -31,9 +31,11 @@ def duration(seconds: float) -> str:
 
 
 class _Amount(ProgressColumn):
-    """Done, total, unit and rate."""
+    """Done, total, unit and rate; of a stage that is done, what it gave."""
 
     def render(self, task: Task) -> Text:
+        if task.fields["message"]:
+            return Text(task.fields["message"])
         total = "" if task.total is None else f" of {int(task.total):,}"
         rate = "" if task.speed is None else f"  {task.speed:,.0f}/s"
         return Text(f"{int(task.completed):,}{total} {task.fields['unit']}{rate}")
@@ -52,8 +54,8 @@ class TerminalReporter:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=30),
-            _Amount(),
+            BarColumn(bar_width=20),
+            _Amount(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
@@ -72,7 +74,7 @@ class TerminalReporter:
     def start(self, stage: str, total: int | None, unit: str) -> None:
         """A stage begins."""
         self._stage, self._stage_begun = stage, time.monotonic()
-        self._task = self._progress.add_task(stage, total=total, unit=unit)
+        self._task = self._progress.add_task(stage, total=total, unit=unit, message="")
 
     def advance(self, amount: int) -> None:
         """Move the bar of the current stage."""
@@ -83,9 +85,7 @@ class TerminalReporter:
         self._times[self._stage] = time.monotonic() - self._stage_begun
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         total = task.total if task.total is not None else task.completed
-        self._progress.update(
-            self._task, total=total, completed=total, unit=f"{task.fields['unit']}  ({message})"
-        )
+        self._progress.update(self._task, total=total, completed=total, message=message)
 
     def note(self, message: str) -> None:
         """Print a line of text, inert whatever it holds."""

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -18,6 +18,7 @@ import psutil
 import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
+from distributed.utils import silence_logging_cmgr
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
@@ -54,7 +55,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     ResourceError
         When the scheduler cannot be reached, runs other versions, has no workers, or none of them carries `CPU`.
     """
-    with dask.config.set(DASK_CONFIG):
+    with dask.config.set(DASK_CONFIG), _quiet_dask():
         if settings.scheduler is None:
             with _deaf_to_interrupts():
                 cluster = LocalCluster(**local_cluster_options(settings))
@@ -63,6 +64,20 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         else:
             with _existing(settings.scheduler) as client:
                 yield client
+
+
+def _dask_log_level() -> int:
+    """What of Dask's log is shown: every failure also ends in an error of ours, which says what to do."""
+    return logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    with ExitStack() as stack:
+        # Dask's client logs through a handler of its own.
+        for name in ("distributed", "distributed.client"):
+            stack.enter_context(silence_logging_cmgr(_dask_log_level(), root=name))
+        yield
 
 
 @contextmanager
@@ -121,7 +136,7 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "host": "127.0.0.1",
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
-        "silence_logs": logging.ERROR,
+        "silence_logs": _dask_log_level(),
     }
 
 

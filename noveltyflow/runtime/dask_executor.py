@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
+from distributed.client import FutureCancelledError
 
 from noveltyflow.errors import NoveltyflowError, TaskError
 from noveltyflow.runtime.cluster import CPU_RESOURCE
@@ -103,6 +104,11 @@ def _result(future: Future, name: str) -> Any:
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
             "needs more memory than they have: raise --memory-limit, or start anew with --overwrite and a smaller "
             "--block-rows"
+        ) from error
+    except FutureCancelledError as error:
+        raise TaskError(
+            f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
+            "give the same command again"
         ) from error
     except NoveltyflowError:
         raise

@@ -87,7 +87,7 @@ class UrlStage:
         for report in self._read_missing(missing):
             self.reporter.advance(report.records)
             done.append(report)
-        self.reporter.finish(f"{sum(r.records for r in done):,} lines in {len(self.shards):,} shards")
+        self.reporter.finish(f"{sum(r.records for r in done):,} lines; shards: {len(self.shards):,}")
         return sorted(done, key=lambda report: report.partition)
 
     def _read_missing(self, partitions: list[Partition]) -> Iterator[ReadReport]:
