@@ -95,6 +95,10 @@ class DaskExecutor:
             ]
         return level[0]
 
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """See `Executor.everywhere`; not a task, so a worker that has paused for want of memory does it too."""
+        self._client.run(function, on_error="ignore")
+
 
 def _result(future: Future, name: str) -> Any:
     try:

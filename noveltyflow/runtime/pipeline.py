@@ -118,7 +118,7 @@ def execute(
     """Make the run folder where the plan says so, then carry out the unfinished stages."""
     # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
     from noveltyflow.runtime.stages.features import compute_features, compute_idf
-    from noveltyflow.runtime.stages.neighbors import compute_neighbors
+    from noveltyflow.runtime.stages.neighbors import compute_neighbors, forget_blocks
     from noveltyflow.runtime.stages.urls import UrlStage
 
     store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
@@ -133,6 +133,8 @@ def execute(
         "idf": lambda mark: compute_idf(store, executor, reporter, mark),
         "neighbors": lambda mark: compute_neighbors(store, settings, backend, executor, reporter, mark),
     }
+    # An earlier command may have been killed while its tiles filled the workers' memory.
+    executor.everywhere(forget_blocks)
     for stage in todo:
         started = time.monotonic()
         stages[stage](prints[stage])

@@ -41,7 +41,7 @@ def in_terminal(*args: object, **env: str) -> tuple[int, str]:
 def test_progress_shows_every_stage_in_a_terminal(scheduler: str, url_list: Path, tmp_path: Path) -> None:
     code, shown = in_terminal("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", scheduler)
     assert code == 0, shown
-    for stage in ("read", "canonical", "rows", "hash", "document_frequency", "tile", "merge"):
+    for stage in ("read", "canonical", "shuffle", "rows", "hash", "document_frequency", "tile", "merge"):
         assert stage in shown
     assert "noveltyflow top" in shown
     times = shown[shown.rindex("took ") :]

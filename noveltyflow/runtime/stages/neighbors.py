@@ -136,6 +136,7 @@ def compute_neighbors(
     unfinished = [(job, block) for block in blocks if done.get(block.index, 0) < len(blocks)]
     for report in executor.run("tile", tile, unfinished, next_task):
         reporter.advance(report.tiles_new)
+    executor.everywhere(forget_blocks)
     reporter.finish(f"{len(blocks) ** 2:,} tiles")
     reporter.start("merge", len(blocks), "blocks")
     allocate_neighbors(store, settings.neighbors.n_neighbors)
@@ -205,8 +206,18 @@ class _PreparedCache:
             while self._blocks and sum(kept.nbytes for kept in self._blocks.values()) > limit:
                 self._blocks.popitem(last=False)
 
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._blocks.clear()
+
 
 _CACHE = _PreparedCache()
+
+
+def forget_blocks() -> None:
+    """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
+    _CACHE.clear()
 
 
 def _prepared(job: TileJob, block: Block, kernel: TileKernel) -> PreparedBlock:
