@@ -51,8 +51,8 @@ def _log_level(command: Callable[..., Any]) -> Callable[..., Any]:
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit status: 0 done; 1 failed half-way, what was finished is kept; 2 refused, nothing was begun; "
-    "130 interrupted.",
+    epilog="Exit status: 0 done; 1 failed half-way, what was finished is kept; 2 refused: options, settings, inputs "
+    "or cluster must be mended first; 130 interrupted.",
 )
 @click.version_option(package_name="noveltyflow")
 @_log_level

@@ -88,11 +88,11 @@ def test_cluster_without_workers_is_refused(cli: Cli, url_list: Path, tmp_path: 
     assert "has no workers" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--workers", "--memory-limit"])
+@pytest.mark.parametrize("option", ["--workers", "--threads-per-worker", "--memory-limit"])
 def test_options_of_a_local_cluster_are_refused_with_a_scheduler(
     option: str, cli: Cli, url_list: Path, tmp_path: Path
 ) -> None:
-    value = {"--workers": 2, "--memory-limit": "1GiB"}[option]
+    value = {"--workers": 2, "--threads-per-worker": 2, "--memory-limit": "1GiB"}[option]
     out = tmp_path / "run.zarr"
     done = cli("run", url_list, "--out", out, "--scheduler", "tcp://127.0.0.1:9", option, value)
     assert done.returncode == 2
