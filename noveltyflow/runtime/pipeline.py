@@ -139,6 +139,7 @@ def execute(
         started = time.monotonic()
         stages[stage](prints[stage])
         log.info("stage %s took %.1f s", stage, time.monotonic() - started)
+    executor.everywhere(forget_blocks)
 
 
 def _spool_folder(out: str) -> Path:

@@ -136,7 +136,6 @@ def compute_neighbors(
     unfinished = [(job, block) for block in blocks if done.get(block.index, 0) < len(blocks)]
     for report in executor.run("tile", tile, unfinished, next_task):
         reporter.advance(report.tiles_new)
-    executor.everywhere(forget_blocks)
     reporter.finish(f"{len(blocks) ** 2:,} tiles")
     reporter.start("merge", len(blocks), "blocks")
     allocate_neighbors(store, settings.neighbors.n_neighbors)
