@@ -11,7 +11,7 @@ from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, index_bytes
 from noveltyflow.similarity.kernels.pruned.query import scratch_bytes
-from noveltyflow.similarity.tiles import split_rows
+from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
@@ -90,9 +90,9 @@ class CpuKernel:
             return CpuPrepared(block, None)
         parts = []
         for part in split_rows(block.shape[0], self.part_rows):
-            whole = part.n_rows == block.shape[0]
-            distinct = Distinct.of(block if whole else block[part.start : part.stop])
-            parts.append(IndexedPart(part.start, distinct, GroupIndex.of(distinct)))
+            rows = rows_of(block, part)
+            distinct = Distinct.of(rows)
+            parts.append(IndexedPart(part.start, distinct, GroupIndex.of(rows, distinct)))
         return CpuPrepared(block, tuple(parts))
 
     def compute(

@@ -16,15 +16,15 @@ class Distinct:
 
     Attributes
     ----------
-    rows : csr_matrix, shape (m, n_features)
-        The distinct rows; the block itself where no two are identical.
+    first : ndarray of int64, shape (m,)
+        Row of the block in which each distinct row stands first, ascending.
     row_of : ndarray of int64, shape (n,)
         Distinct row of every row of the block.
     member_starts, members : ndarray of int64, shapes (m + 1,) and (n,)
         Rows of the block that are the distinct row d, ascending: `members[member_starts[d]:member_starts[d + 1]]`.
     """
 
-    rows: CsrMatrix
+    first: Int64Array
     row_of: Int64Array
     member_starts: Int64Array
     members: Int64Array
@@ -43,12 +43,12 @@ class Distinct:
         starts = np.zeros(kept.size + 1, np.int64)
         np.cumsum(np.bincount(row_of, minlength=kept.size), out=starts[1:])
         members = np.argsort(row_of, kind="stable")
-        return cls(block if kept.size == first.size else block[kept], row_of, starts, members)
+        return cls(kept, row_of, starts, members)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays beside `rows`."""
-        return self.row_of.nbytes + self.member_starts.nbytes + self.members.nbytes
+        """Bytes of the arrays."""
+        return self.first.nbytes + self.row_of.nbytes + self.member_starts.nbytes + self.members.nbytes
 
 
 @numba.njit(nogil=True, cache=True)

@@ -16,7 +16,7 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
-from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
 GROUP_ROWS = 8
 """Rows in a group: one byte each in the 64 bits of a record."""
@@ -39,7 +39,8 @@ class GroupIndex(NamedTuple):
     `largest_weight` float32 (r,); `postings` uint32 (p,): group in the upper 16 bits, weight in units of
     `largest_weight` / 255, suffix norm in units of `largest_norm` / 255; `record_starts` int64 (g + 1,);
     `record_codes` uint16 (p,): the lower 16 bits of the column's rank; `record_weights` uint64 (p,): weights
-    of the members, the first in the lowest byte; `indptr`, `columns`, `weights`: the distinct rows.
+    of the members, the first in the lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a
+    distinct row stand in `columns` and `weights`, which are those of the block.
     """
 
     column_rank: Int32Array
@@ -49,26 +50,26 @@ class GroupIndex(NamedTuple):
     record_starts: Int64Array
     record_codes: AnyArray
     record_weights: AnyArray
+    row_starts: Int64Array
+    row_ends: Int64Array
     largest_norm: float
-    indptr: Int64Array
     columns: Int32Array
     weights: Float32Array
 
     @classmethod
-    def of(cls, distinct: Distinct) -> GroupIndex:
-        """Index distinct rows of non-negative weights.
+    def of(cls, block: CsrMatrix, distinct: Distinct) -> GroupIndex:
+        """Index the distinct rows of a CSR matrix of non-negative weights.
 
         Raises
         ------
         ValueError
             If there are more than `MOST_ROWS` rows.
         """
-        block = distinct.rows
         if block.shape[0] > MOST_ROWS:
             raise ValueError(
                 f"a block of {block.shape[0]:,} rows cannot be indexed; at most {MOST_ROWS:,} can"
             )
-        lists = PostingLists.of(block)
+        lists = PostingLists.of(block, distinct.first)
         frequency = np.diff(lists.indptr)
         used = np.flatnonzero(frequency)
         ranked = used[np.argsort(frequency[used], kind="stable")]
@@ -76,7 +77,7 @@ class GroupIndex(NamedTuple):
         rank[ranked] = np.arange(ranked.size, dtype=np.int32)
         indptr = block.indptr.astype(np.int64)
         norm = largest_norm(indptr, block.data) * ROUND_UP
-        n_groups = -(-block.shape[0] // GROUP_ROWS)
+        n_groups = -(-distinct.first.size // GROUP_ROWS)
         starts, records = _count(ranked, lists.indptr, lists.rows, n_groups)
         postings = np.empty(starts[-1], np.uint32)
         codes = np.empty(starts[-1], np.uint16)
@@ -103,8 +104,9 @@ class GroupIndex(NamedTuple):
             records[:-1],
             codes,
             members,
+            indptr[distinct.first],
+            indptr[distinct.first + 1],
             norm,
-            indptr,
             block.indices,
             block.data,
         )
@@ -112,7 +114,7 @@ class GroupIndex(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays beside the rows themselves."""
-        return sum(part.nbytes for part in self[:7])
+        return sum(part.nbytes for part in self[:9])
 
 
 def index_bytes(rows: int, nonzeros: int, features: int) -> int:

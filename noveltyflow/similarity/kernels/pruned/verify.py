@@ -45,10 +45,10 @@ def settle(index: GroupIndex, members: Members, query: Query, group: int, scratc
     first, last = index.record_starts[group], index.record_starts[group + 1]
     _bound_members(index.record_codes[first:last], index.record_weights[first:last], scratch)
     least = _least_bound(query.similarities[-1])
-    for row in range(group * GROUP_ROWS, min((group + 1) * GROUP_ROWS, index.indptr.size - 1)):
+    for row in range(group * GROUP_ROWS, min((group + 1) * GROUP_ROWS, index.row_starts.size)):
         if scratch.bounds[row - group * GROUP_ROWS] >= least:
             scratch.work[2] += 1
-            entries = slice(index.indptr[row], index.indptr[row + 1])
+            entries = slice(index.row_starts[row], index.row_ends[row])
             similarity = _similarity(query, index.columns[entries], index.weights[entries], scratch.place)
             _insert(query, similarity, members, row)
             least = _least_bound(query.similarities[-1])
