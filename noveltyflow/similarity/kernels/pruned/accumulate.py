@@ -57,10 +57,13 @@ def _add(postings: AnyArray, weight: np.int32, level: np.uint32, accumulators: I
 
 @numba.njit(nogil=True, cache=True)
 def threshold(similarity: float, skipped: float) -> int:
-    """Least accumulated sum with which a group can still have a member of `similarity`; at least 1.
+    """Least accumulated sum with which a group can still have a member of `similarity`.
 
-    The sum is an integer, and one unit less is asked for than computed, which covers the rounding here.
+    It is at least 1, a shared column, unless infinitely much may have been skipped. The sum is an integer, and
+    one unit less is asked for than computed, which covers the rounding here.
     """
+    if skipped == np.inf:
+        return 0
     least = (np.float64(similarity) * SINGLE - skipped) * UNIT - 1.0
     return int(min(least, 2.0e9)) if least > 1.0 else 1
 

@@ -15,6 +15,8 @@ UNIT = 2.0**28
 TABLE_UNIT = 64_000.0
 """Product 1 of a query weight and the largest weight of its column, in the table; norms are at most 1.002."""
 SLOTS = 1 << 16
+AT_ONCE = 12
+"""Groups settled before the threshold is looked at anew."""
 
 
 class Scratch(NamedTuple):
@@ -26,8 +28,8 @@ class Scratch(NamedTuple):
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 and `place` int32
     (`SLOTS`,): the row's weights by record code, and its positions by hashed column; `candidates` int32 (g,):
-    groups; `hits` int32: places in a record; `bounds` int64 (8,); `histogram` int64 (64,); `work` int64 (3,):
-    multiply-adds, groups bounded, similarities computed.
+    groups; `hits` int32: places in a record; `bounds` int64 (8,); `best` int32 (`AT_ONCE`,): groups;
+    `work` int64 (3,): multiply-adds, groups bounded, similarities computed.
     """
 
     accumulators: Int32Array
@@ -42,7 +44,7 @@ class Scratch(NamedTuple):
     candidates: Int32Array
     hits: Int32Array
     bounds: Int64Array
-    histogram: Int64Array
+    best: Int32Array
     work: Int64Array
 
 
@@ -71,7 +73,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(n_groups, np.int32),
         np.empty(longest_record + 1, np.int32),
         np.zeros(GROUP_ROWS, np.int64),
-        np.zeros(64, np.int64),
+        np.empty(AT_ONCE, np.int32),
         np.zeros(3, np.int64),
     )
 

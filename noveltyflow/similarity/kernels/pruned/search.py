@@ -7,14 +7,18 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.pruned.accumulate import collect, largest, still_possible, threshold, walk
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
-from noveltyflow.similarity.kernels.pruned.query import Scratch, clear_query, load_query, make_scratch
+from noveltyflow.similarity.kernels.pruned.query import (
+    AT_ONCE,
+    Scratch,
+    clear_query,
+    load_query,
+    make_scratch,
+)
 from noveltyflow.similarity.kernels.pruned.verify import Members, Query, settle, settle_best
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
 """Multiply-adds before the best sums are settled for the first time; then each time four times as many."""
-AT_ONCE = 12
-"""Groups settled before the threshold is looked at anew."""
 SHARES = (0.85, 0.7, 0.55, 0.4, 0.3)
 """Shares of the threshold that may be skipped, tried one after the other as long as it pays."""
 _NO_LIMIT = 1 << 60
@@ -51,31 +55,30 @@ def search_rows(
         query = Query(columns[entries], weights[entries], own, similarities[row], neighbors[row])
         known = load_query(index, query.columns, query.weights, scratch)
         if known:
-            if own >= 0:
-                settle(index, members, query, row_of[own] // GROUP_ROWS, scratch)
-            if row > 0:
-                _settle_those_of(neighbors[row - 1], index, members, row_of, query, scratch)
+            likely = _likely_groups(
+                own, neighbors[max(row - 1, 0)], members.first, row_of, scratch.candidates
+            )
+            settle(index, members, query, likely, np.inf, scratch)
             _answer(index, members, query, known, scratch)
         clear_query(query.columns, known, scratch)
     return scratch.work
 
 
 @numba.njit(nogil=True, cache=True)
-def _settle_those_of(
-    neighbors: Int64Array,
-    index: GroupIndex,
-    members: Members,
-    row_of: Int64Array,
-    query: Query,
-    scratch: Scratch,
-) -> None:
-    """Begin with the neighbours of the row before: in SURT order, many of them are this row's as well."""
+def _likely_groups(
+    own: int, neighbors: Int64Array, first: int, row_of: Int64Array, groups: Int32Array
+) -> Int32Array:
+    """Groups of the row itself and of the neighbours of the row before: many are this row's as well."""
+    found = 0
+    if own >= 0:
+        groups[0] = row_of[own] // GROUP_ROWS
+        found = 1
     for neighbor in neighbors:
-        row = neighbor - members.first
-        if 0 <= row < row_of.size:
-            group = row_of[row] // GROUP_ROWS
-            if scratch.accumulators[group] >= 0:
-                settle(index, members, query, group, scratch)
+        row = neighbor - first
+        if 0 <= row < row_of.size and found < groups.size:
+            groups[found] = row_of[row] // GROUP_ROWS
+            found += 1
+    return groups[:found]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -86,7 +89,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     found, before = collect(scratch, threshold(query.similarities[-1], skip)), _NO_LIMIT
     for share in SHARES[1:]:
         if found > AT_ONCE:
-            settle_best(index, members, query, scratch, found, AT_ONCE, skip)
+            settle_best(index, members, query, found, skip, scratch)
             found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
         places = found * (index.record_codes.size // max(1, index.record_starts.size - 1))
         spent = scratch.work[0] - begun
@@ -96,11 +99,8 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
         skip = min(skip, share * max(0.0, np.float64(query.similarities[-1])))
         walk(index, scratch, 0, known, skip, _NO_LIMIT)
         found = collect(scratch, threshold(query.similarities[-1], skip))
-    settle_best(index, members, query, scratch, found, AT_ONCE, skip)
-    for place in range(found):
-        group = scratch.candidates[place]
-        if scratch.accumulators[group] >= threshold(query.similarities[-1], skip):
-            settle(index, members, query, group, scratch)
+    settle_best(index, members, query, found, skip, scratch)
+    settle(index, members, query, scratch.candidates[:found], skip, scratch)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -117,5 +117,5 @@ def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch
             found = collect(scratch, threshold(half, 0.0))
         else:
             found = collect(scratch, max(1, largest(scratch.accumulators) // 2))
-        settle_best(index, members, query, scratch, found, AT_ONCE, max(0.0, half))
+        settle_best(index, members, query, found, max(0.0, half), scratch)
         budget *= 4
