@@ -1,0 +1,119 @@
+"""The device that the GPU kernel runs on, behind a protocol small enough to be emulated."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+DeviceArray = Any
+"""An array of the device, with numpy's interface."""
+
+SOURCES = Path(__file__).parent / "cuda"
+"""Folder of the CUDA C sources."""
+MODULES = {
+    "folded": ("fold_rows", "scan_folded"),
+    "postings": ("count_postings", "fill_postings", "search_postings"),
+}
+"""Names of the kernels by the stem of their source."""
+COMPILER_OPTIONS = ("-std=c++17", f"-I{SOURCES}")
+_UNASKED_SHARED_BYTES = 48 << 10
+_NO_REDUCED_PRECISION = 16
+"""cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
+
+
+class Device(Protocol):
+    """What the GPU kernel needs of a device."""
+
+    @property
+    def xp(self) -> Any:
+        """Module with numpy's functions for arrays of the device."""
+
+    @property
+    def out_of_memory(self) -> type[Exception]:
+        """What is raised when an array does not fit."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one thread block may have."""
+
+    def to_host(self, array: DeviceArray) -> Any:
+        """Copy an array to a numpy array."""
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Product of matrices of float16, summed in float32, rounded once to float16."""
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Run a kernel of `MODULES`; arguments are arrays of the device and numpy scalars."""
+
+    def release(self) -> None:
+        """Give memory that is kept for reuse back to the device."""
+
+
+class CupyDevice:
+    """The current CUDA device of this process, through CuPy."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.xp = cupy
+        self.out_of_memory: type[Exception] = cupy.cuda.memory.OutOfMemoryError
+        attributes = cupy.cuda.Device().attributes
+        self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        self._kernels = {
+            name: function
+            for stem, names in MODULES.items()
+            for name, function in _compile(cupy, stem, names)
+        }
+
+    def to_host(self, array: DeviceArray) -> Any:
+        """See `Device.to_host`."""
+        return self.xp.asnumpy(array)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """See `Device.matmul`; cuBLAS's mode is set each time, because the handle is the thread's."""
+        cublas = self.xp.cuda.cublas
+        handle = self.xp.cuda.get_cublas_handle()
+        before = cublas.getMathMode(handle)
+        cublas.setMathMode(handle, _NO_REDUCED_PRECISION)
+        try:
+            self.xp.matmul(a, b, out=out)
+        finally:
+            cublas.setMathMode(handle, before)
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """See `Device.launch`."""
+        kernel = self._kernels[name]
+        if shared > _UNASKED_SHARED_BYTES:
+            kernel.max_dynamic_shared_size_bytes = shared
+        kernel((blocks,), (threads,), tuple(arguments), shared_mem=shared)
+
+    def release(self) -> None:
+        """See `Device.release`."""
+        self.xp.get_default_memory_pool().free_all_blocks()
+
+
+def _compile(cupy: Any, stem: str, names: Sequence[str]) -> list[tuple[str, Any]]:
+    source = (SOURCES / f"{stem}.cu").read_text(encoding="utf-8")
+    module = cupy.RawModule(code=source, options=COMPILER_OPTIONS)
+    return [(name, module.get_function(name)) for name in names]
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether this process can use a CUDA device: a driver, CuPy, and a device that answers."""
+    try:
+        # Cheap, and so asked first: most machines have no driver.
+        ctypes.CDLL("libcuda.so.1")
+        import cupy
+    except (OSError, ImportError):
+        return False
+    return bool(cupy.cuda.is_available())
+
+
+@cache
+def cuda_device() -> CupyDevice:
+    """Return the device of this process; its kernels are compiled once."""
+    return CupyDevice()
