@@ -10,25 +10,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
 from noveltyflow.similarity.kernels.device import SOURCES
 
 HERE = Path(__file__).parent
 
 
-def build(folder: Path) -> ctypes.CDLL:
-    """Compile the kernels; a compiler is part of what the tests need."""
+def build(folder: Path) -> Path:
+    """Compile the kernels into a library; a compiler is part of what the tests need."""
     compiler = shutil.which("g++")
     if compiler is None:
-        pytest.fail("no g++: install a C++ compiler, the CUDA sources are tested through it")
+        raise RuntimeError("no g++: install a C++ compiler, the CUDA sources are tested through it")
     library = folder / "emulated.so"
     header = ["-include", str(HERE / "cuda_emulation.h"), f"-I{SOURCES}"]
     options = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
     command = [compiler, *options, *header, str(HERE / "emulated.cpp"), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
-    return ctypes.CDLL(str(library))
+    return library
 
 
 class NoMemoryError(Exception):
@@ -61,7 +60,7 @@ class EmulatedDevice:
     Parameters
     ----------
     library
-        What `build` gave.
+        What `build` gave, loaded.
     threads
         Threads of a block, in place of what the host code asks for; fewer are quicker to emulate.
     backwards

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 from cupy.cuda import nvrtc
-from emulation.device import EmulatedDevice, build
+from emulation.device import EmulatedDevice
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -37,11 +37,6 @@ METHODS = {
 every_shape = pytest.mark.parametrize("shape", sorted(SHAPES))
 every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-
-
-@pytest.fixture(scope="session")
-def library(tmp_path_factory):
-    return build(tmp_path_factory.mktemp("emulation"))
 
 
 @pytest.fixture

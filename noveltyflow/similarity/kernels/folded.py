@@ -123,7 +123,7 @@ class Folded:
         width = self._width(candidates.features)
         query_rows = min(self.query_rows, queries.rows) + _ALIGNED_ROWS
         candidate_rows = min(self.candidate_rows, candidates.rows) + _ALIGNED_ROWS
-        # Masses, their order, sorting space, ranks and buckets.
-        choosing = 40 * candidates.features
+        # Absolute weights, also as float64; masses, their order, sorting space, ranks and buckets.
+        choosing = 12 * candidates.nonzeros + 40 * candidates.features
         folded = 2 * width * (candidates.rows + query_rows + _ALIGNED_ROWS)
         return folded + choosing + 2 * query_rows * candidate_rows
