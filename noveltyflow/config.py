@@ -110,12 +110,18 @@ class ClusterSettings(Settings):
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
     """Rows in a block; by default the largest that the memory limit admits."""
-    backend: Literal["auto", "cpu"] = "auto"
-    """Which kernels compute tiles."""
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    """Which kernels compute tiles; `auto` takes all that the workers have, GPUs and CPUs side by side."""
+    device_memory_limit: str | None = None
+    """Memory that a GPU worker may use on its device, such as `40GiB`; by default nine tenths of it."""
+    rmm_pool_size: str | None = None
+    """Device memory that each local GPU worker takes into an RMM pool when it starts (needs RMM), such as `30GiB`."""
 
     @model_validator(mode="after")
     def _local_or_not(self) -> ClusterSettings:
-        given = [name for name in ("workers", "memory_limit") if getattr(self, name) is not None]
+        given = [
+            name for name in ("workers", "memory_limit", "rmm_pool_size") if getattr(self, name) is not None
+        ]
         if self.scheduler is not None and given:
             raise ValueError(
                 f"{' and '.join(given)} belong to a local cluster; leave out that or the scheduler"

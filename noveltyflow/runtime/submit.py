@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.cluster import connect
+from noveltyflow.runtime.cluster import connect, memory_limit
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
@@ -47,6 +47,7 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter) -> 
         return
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
-        executor = DaskExecutor(client, plan.fingerprints["neighbors"])
+        device_limit = memory_limit(cluster, "device_memory_limit")
+        executor = DaskExecutor(client, plan.fingerprints["neighbors"], device_limit)
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

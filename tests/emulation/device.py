@@ -111,3 +111,9 @@ class EmulatedDevice:
 
     def release(self) -> None:
         self.released += 1
+
+    def memory(self) -> int:
+        return self.xp.limit
+
+    def limit_memory(self, n_bytes: int) -> None:
+        self.xp.limit = n_bytes

@@ -20,6 +20,7 @@ MODULES = {
 """Names of the kernels by the stem of their source."""
 COMPILER_OPTIONS = ("-std=c++17", f"-I{SOURCES}")
 _UNASKED_SHARED_BYTES = 48 << 10
+_MEMORY_SHARE = 0.9
 _NO_REDUCED_PRECISION = 16
 """cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
 
@@ -50,6 +51,12 @@ class Device(Protocol):
 
     def release(self) -> None:
         """Give memory that is kept for reuse back to the device."""
+
+    def memory(self) -> int:
+        """Bytes that arrays may take in all."""
+
+    def limit_memory(self, n_bytes: int) -> None:
+        """Let arrays take no more than `n_bytes`."""
 
 
 class CupyDevice:
@@ -93,6 +100,15 @@ class CupyDevice:
     def release(self) -> None:
         """See `Device.release`."""
         self.xp.get_default_memory_pool().free_all_blocks()
+
+    def memory(self) -> int:
+        """See `Device.memory`; where no limit was set, a tenth is left to others."""
+        _, total = self.xp.cuda.runtime.memGetInfo()
+        return self.xp.get_default_memory_pool().get_limit() or int(total * _MEMORY_SHARE)
+
+    def limit_memory(self, n_bytes: int) -> None:
+        """See `Device.limit_memory`; it is CuPy's memory pool that keeps the limit."""
+        self.xp.get_default_memory_pool().set_limit(size=n_bytes)
 
 
 def _compile(cupy: Any, stem: str, names: Sequence[str]) -> list[tuple[str, Any]]:

@@ -99,6 +99,14 @@ class GpuKernel:
         rows = rows_bytes(queries) + rows_bytes(candidates)
         return rows + 12 * n_neighbors * queries.rows + self._method.device_bytes(queries, candidates)
 
+    def device_memory(self) -> int:
+        """See `DeviceKernel.device_memory`."""
+        return self._device.memory()
+
+    def limit_device_memory(self, n_bytes: int) -> None:
+        """See `DeviceKernel.limit_device_memory`."""
+        self._device.limit_memory(n_bytes)
+
     def prepare(self, block: CsrMatrix) -> GpuPrepared:
         """Copy `block` to the device and index it there."""
         return GpuPrepared(block.shape[0], tuple(self._prepare(block, 0)))
