@@ -162,7 +162,10 @@ def _local_cluster(settings: ClusterSettings) -> Any:
             f"backend 'gpu' needs dask-cuda: {error}; pip install 'noveltyflow[gpu]'"
         ) from error
     log.info("backend %r: workers are started on the GPUs of this machine", settings.backend)
-    return LocalCUDACluster(**cuda_cluster_options(settings))
+    try:
+        return LocalCUDACluster(**cuda_cluster_options(settings))
+    except ValueError as error:  # more workers than GPUs, or a pool without RMM
+        raise ResourceError(f"no workers can be started on this machine's GPUs: {error}") from error
 
 
 def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
@@ -172,11 +175,12 @@ def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
     workers = settings.workers or int(cupy.cuda.runtime.getDeviceCount())
     options = local_cluster_options(settings.model_copy(update={"workers": workers}))
     threads = max(settings.threads_per_worker, len(os.sched_getaffinity(0)) // workers)
+    pool = {"rmm_pool_size": settings.rmm_pool_size, "rmm_allocator_external_lib_list": ["cupy"]}
     return options | {
         "threads_per_worker": threads,
         "resources": {RESOURCES["gpu"]: 1},
         "device_memory_limit": settings.device_memory_limit or "default",
-        "rmm_pool_size": settings.rmm_pool_size,
+        **(pool if settings.rmm_pool_size is not None else {}),
     }
 
 

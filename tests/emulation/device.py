@@ -30,10 +30,6 @@ def build(folder: Path) -> Path:
     return library
 
 
-class NoMemoryError(Exception):
-    """What this device raises when an array does not fit."""
-
-
 class LimitedNumpy:
     """numpy, whose arrays cannot be larger than a limit."""
 
@@ -48,7 +44,7 @@ class LimitedNumpy:
         def limited(*args: Any, **options: Any) -> Any:
             array = function(*args, **options)
             if array.nbytes > self.limit:
-                raise NoMemoryError(f"{array.nbytes} bytes")
+                raise MemoryError(f"{array.nbytes} bytes")
             return array.copy()
 
         return limited
@@ -68,8 +64,6 @@ class EmulatedDevice:
     limit
         Bytes that one array may have.
     """
-
-    out_of_memory: type[Exception] = NoMemoryError
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.similarity.kernels import device_rows, folded, scattered
 from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel
-from noveltyflow.similarity.kernels.device import COMPILER_OPTIONS, MODULES, SOURCES
+from noveltyflow.similarity.kernels.device import COMPILER_OPTIONS, MODULES, SOURCES, source_of
 from noveltyflow.similarity.kernels.device_rows import DeviceRows
 from noveltyflow.similarity.kernels.folded import Folded
 from noveltyflow.similarity.kernels.gpu import GpuKernel
@@ -207,7 +207,7 @@ def test_the_host_asks_for_the_shared_memory_that_kernels_use(library, threads):
     assert used == device_rows.search_shared_bytes(threads)
 
 
-@pytest.mark.parametrize("options", [{"n_buckets": 12}, {"n_buckets": 1 << 14}])
+@pytest.mark.parametrize("options", [{"n_buckets": 12}, {"n_buckets": 1 << 14}, {"candidate_rows": 12}])
 def test_impossible_buckets_are_refused(options):
     with pytest.raises(ValueError, match="multiple of 8"):
         Folded(**options)
@@ -222,7 +222,7 @@ def test_impossible_slabs_are_refused(options):
 @pytest.mark.parametrize("architecture", ["sm_70", "sm_80", "sm_90"])
 @pytest.mark.parametrize("stem", MODULES)
 def test_sources_compile_for_devices(stem, architecture):
-    program = nvrtc.createProgram((SOURCES / f"{stem}.cu").read_text(), f"{stem}.cu", [], [])
+    program = nvrtc.createProgram(source_of(stem), f"{stem}.cu", [], [])
     try:
         nvrtc.compileProgram(program, [*COMPILER_OPTIONS, f"-arch={architecture}"])
     except nvrtc.NVRTCError:
@@ -232,10 +232,9 @@ def test_sources_compile_for_devices(stem, architecture):
     assert all(name.encode() in machine_code for name in MODULES[stem])
 
 
-def test_sources_need_no_header_of_cuda():
-    for source in (*SOURCES.glob("*.cu"), *SOURCES.glob("*.cuh")):
-        included = [line for line in source.read_text().splitlines() if line.startswith("#include")]
-        assert set(included) <= {'#include "search.cuh"'}, source
+@pytest.mark.parametrize("stem", MODULES)
+def test_sources_need_no_file_beside_them(stem):
+    assert "#include" not in source_of(stem)
 
 
 def test_sources_are_part_of_the_package():

@@ -18,7 +18,8 @@ MODULES = {
     "postings": ("count_postings", "fill_postings", "search_postings"),
 }
 """Names of the kernels by the stem of their source."""
-COMPILER_OPTIONS = ("-std=c++17", f"-I{SOURCES}")
+COMPILER_OPTIONS = ("-std=c++17",)
+_SHARED_SOURCE = "search.cuh"
 _UNASKED_SHARED_BYTES = 48 << 10
 _MEMORY_SHARE = 0.9
 _NO_REDUCED_PRECISION = 16
@@ -26,15 +27,11 @@ _NO_REDUCED_PRECISION = 16
 
 
 class Device(Protocol):
-    """What the GPU kernel needs of a device."""
+    """What the GPU kernel needs of a device. An array that does not fit raises `MemoryError`."""
 
     @property
     def xp(self) -> Any:
         """Module with numpy's functions for arrays of the device."""
-
-    @property
-    def out_of_memory(self) -> type[Exception]:
-        """What is raised when an array does not fit."""
 
     @property
     def shared_bytes(self) -> int:
@@ -66,7 +63,6 @@ class CupyDevice:
         import cupy
 
         self.xp = cupy
-        self.out_of_memory: type[Exception] = cupy.cuda.memory.OutOfMemoryError
         attributes = cupy.cuda.Device().attributes
         self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
         self._kernels = {
@@ -111,9 +107,19 @@ class CupyDevice:
         self.xp.get_default_memory_pool().set_limit(size=n_bytes)
 
 
+def source_of(stem: str) -> str:
+    """CUDA C of one of `MODULES`, complete.
+
+    What it includes is put in its place, because CuPy's cache of compiled kernels looks at the text alone, and
+    would not see that an included file has changed.
+    """
+    shared = (SOURCES / _SHARED_SOURCE).read_text(encoding="utf-8")
+    text = (SOURCES / f"{stem}.cu").read_text(encoding="utf-8")
+    return text.replace(f'#include "{_SHARED_SOURCE}"', shared)
+
+
 def _compile(cupy: Any, stem: str, names: Sequence[str]) -> list[tuple[str, Any]]:
-    source = (SOURCES / f"{stem}.cu").read_text(encoding="utf-8")
-    module = cupy.RawModule(code=source, options=COMPILER_OPTIONS)
+    module = cupy.RawModule(code=source_of(stem), options=COMPILER_OPTIONS)
     return [(name, module.get_function(name)) for name in names]
 
 

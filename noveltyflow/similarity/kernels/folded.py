@@ -49,7 +49,7 @@ class Folded:
         Width of a folded row, a multiple of 8 and at most 8,192. More buckets give tighter bounds and more
         work.
     query_rows, candidate_rows : int
-        Size of one product.
+        Size of one product; `candidate_rows` is a multiple of 8.
     """
 
     n_buckets: int = 2048
@@ -59,6 +59,10 @@ class Folded:
     def __post_init__(self) -> None:
         if not 8 <= self.n_buckets <= _MOST_BUCKETS or self.n_buckets % 8:
             raise ValueError(f"n_buckets must be a multiple of 8 up to {_MOST_BUCKETS}, not {self.n_buckets}")
+        if self.candidate_rows < _ALIGNED_ROWS or self.candidate_rows % _ALIGNED_ROWS:
+            raise ValueError(
+                f"candidate_rows must be a multiple of {_ALIGNED_ROWS}, not {self.candidate_rows}"
+            )
 
     def prepare(self, device: Device, rows: DeviceRows, start: int) -> FoldedPart:
         """Choose the buckets and fold the candidates."""

@@ -169,7 +169,7 @@ class GpuKernel:
         device = self._device
         try:
             return whole()
-        except device.out_of_memory as error:
+        except MemoryError as error:  # CuPy's own error is one, and so is that of an RMM pool
             if rows == 1:
                 raise ResourceError(
                     f"the device's memory is too small for a single row of {what} beside what it already "

@@ -6,7 +6,8 @@
 // So no number of candidates can overflow anything.
 //
 // The source needs no header of CUDA, so that NVRTC compiles it anywhere.
-#pragma once
+#ifndef SEARCH_CUH
+#define SEARCH_CUH
 
 typedef unsigned char u8;
 typedef unsigned short u16;
@@ -231,6 +232,13 @@ __device__ inline void score_candidates(const Search& search) {
     __syncthreads();
 }
 
+// Which of the two bounds in a word are at least `wanted` and below `below`, as bits.
+__device__ inline u32 hits_in(u32 word, u32 wanted, u32 below) {
+    u32 low = word & 0xffffu;
+    u32 high = word >> 16;
+    return (u32)(low >= wanted && low < below) | (u32)(high >= wanted && high < below) << 1;
+}
+
 // Scores every candidate whose bound is at least 1 and at least what the threshold asks for, but below `below`.
 // `bounds` has 16-byte alignment and `n` is a multiple of 8; candidate i of the bounds is row `first + i`.
 template <class Bounds>
@@ -242,15 +250,14 @@ __device__ void scan_range(const Search& search, const Bounds& kind, const u16* 
         bool filled = false;
         if (place < n) {
             uint4 words = *(const uint4*)(bounds + place);
-            u32 pairs[4] = {words.x, words.y, words.z, words.w};
-            for (int i = 0; i < BOUNDS_PER_THREAD; i++) {
-                u32 bound = i % 2 ? pairs[i / 2] >> 16 : pairs[i / 2] & 0xffffu;
-                int candidate = first + place + i;
-                if (bound >= wanted && bound < below && candidate != search.own) {
-                    int slot = atomicAdd(&search.progress->candidates, 1);
-                    search.buffer[slot] = candidate;
-                    filled |= slot + 1 >= SPARE_CANDIDATES;
-                }
+            u32 hits = hits_in(words.x, wanted, below) | hits_in(words.y, wanted, below) << 2 |
+                       hits_in(words.z, wanted, below) << 4 | hits_in(words.w, wanted, below) << 6;
+            for (; hits != 0; hits &= hits - 1) {
+                int candidate = first + place + __ffs(hits) - 1;
+                if (candidate == search.own) continue;
+                int slot = atomicAdd(&search.progress->candidates, 1);
+                search.buffer[slot] = candidate;
+                filled |= slot + 1 >= SPARE_CANDIDATES;
             }
         }
         // The vote is also the barrier that makes the buffer complete, and all threads get the same answer.
@@ -302,3 +309,5 @@ __device__ inline void report(const Search& search, u64* work) {
         atomicAdd(&work[1], search.progress->products);
     }
 }
+
+#endif
