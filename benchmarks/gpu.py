@@ -14,10 +14,7 @@ import argparse
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +23,11 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from gpu_machine import Gpu, cpu_kernel, describe_machine, visible_gpu  # noqa: E402
-from url_rows import read_urls, weighted_rows  # noqa: E402
+from gpu_bench import Bench, K, once, say, timed  # noqa: E402
+from gpu_machine import Gpu, describe_machine, visible_gpu  # noqa: E402
+from gpu_peers import on_cpu, outcome, peers  # noqa: E402
+from gpu_runs import compare_runs, missing  # noqa: E402
+from url_rows import made_up_urls, read_urls, weighted_rows  # noqa: E402
 
 from noveltyflow.similarity.kernels.folded import KEPT, Folded  # noqa: E402
 from noveltyflow.similarity.kernels.gpu import GpuKernel, Method  # noqa: E402
@@ -37,7 +37,6 @@ from noveltyflow.similarity.topk import TopK  # noqa: E402
 from noveltyflow.testing.compare import brute_force_rows  # noqa: E402
 from noveltyflow.testing.matrices import SHAPES, unit_rows  # noqa: E402
 
-K = 10
 SHAPE_ROWS = 1500
 METHODS: dict[str, Method] = {
     "folded, 1,024 buckets": Folded(n_buckets=1024),
@@ -47,35 +46,6 @@ METHODS: dict[str, Method] = {
     "scattered, head 0.4": Scattered(),
     "scattered, head 0.6": Scattered(head_share=0.6),
 }
-
-
-@dataclass
-class Bench:
-    """Where it runs, how much time is left, and what has gone wrong."""
-
-    gpu: Gpu
-    deadline: float
-    wrong: list[str] = field(default_factory=list)
-
-    def lacks(self, seconds: float, what: str) -> bool:
-        """Whether less time than `seconds` is left for `what`, which is then said."""
-        left = self.deadline - time.monotonic()
-        if left < seconds:
-            say(f"- skipped: {what} (about {seconds:.0f} s, {left:.0f} s are left; see --minutes)")
-        return left < seconds
-
-    def check(self, what: str, exact: bool) -> str:
-        """`yes` or `NO`; the latter is remembered."""
-        if not exact:
-            self.wrong.append(what)
-        return "yes" if exact else "**NO**"
-
-
-@dataclass
-class Seconds:
-    """What `timed` measured."""
-
-    value: float = 0.0
 
 
 def main() -> int:
@@ -110,39 +80,27 @@ def _parser() -> argparse.ArgumentParser:
 def run(bench: Bench, path: Path, rows: int | None, tile_rows: int) -> None:
     """All sections, those first that matter most."""
     shapes(bench)
-    if not path.exists():
-        say(f"\n{path} does not exist: give --list, or set NOVELTYFLOW_DATA to the folder of lists")
-        bench.wrong.append("no list")
-        return
     with timed(bench.gpu) as spent:
-        matrix = weighted_rows(read_urls(path, rows), threads=os.cpu_count() or 1)
+        urls, name = _urls(path, rows)
+        matrix = weighted_rows(urls, threads=os.cpu_count() or 1)
     n = matrix.shape[0]
-    say(
-        f"\n{n:,} rows of {path.name}, {matrix.nnz / max(n, 1):.0f} columns a row; "
-        f"read and hashed in {spent.value:.0f} s"
-    )
+    columns = matrix.nnz / max(n, 1)
+    say(f"\n{n:,} rows of {name}, {columns:.0f} columns a row; read and hashed in {spent.value:.0f} s")
     middle = max(0, (n - tile_rows) // 2)
     tile = matrix[middle : middle + tile_rows]
     bounds(bench, tile)
     best, known = methods(bench, tile)
     peers(bench, tile, known)
     whole(bench, matrix, best)
+    lists(bench, path)
+    end_to_end(bench, urls[middle : middle + tile_rows])
 
 
-def say(text: str) -> None:
-    """Print at once, for whoever watches or only gets the beginning."""
-    print(text, flush=True)
-
-
-@contextmanager
-def timed(gpu: Gpu) -> Iterator[Seconds]:
-    """Measure what happens inside, the device's work included."""
-    spent = Seconds()
-    gpu.synchronize()
-    start = time.perf_counter()
-    yield spent
-    gpu.synchronize()
-    spent.value = time.perf_counter() - start
+def _urls(path: Path, rows: int | None) -> tuple[list[str], str]:
+    if path.exists():
+        return read_urls(path, rows), path.name
+    say(f"\n**{path} does not exist** (give --list, or set NOVELTYFLOW_DATA); made-up URLs are taken")
+    return made_up_urls(rows or 200_000), "made-up URLs"
 
 
 def shapes(bench: Bench) -> None:
@@ -213,8 +171,8 @@ def methods(bench: Bench, tile: Any) -> tuple[str, TopK | None]:
         if bench.lacks(20, name):
             continue
         bench.gpu.reset()
-        found, scored, prepare, seconds = _once(bench.gpu, method, tile)
-        _, _, _, again = _once(bench.gpu, method, tile)
+        found, scored, prepare, seconds = once(bench.gpu, method, tile)
+        _, _, _, again = once(bench.gpu, method, tile)
         times[name] = min(seconds, again)
         same = known is None or (
             np.array_equal(known.indices, found.indices)
@@ -231,115 +189,6 @@ def methods(bench: Bench, tile: Any) -> tuple[str, TopK | None]:
     return min(times, key=lambda name: times[name]) if times else next(iter(METHODS)), known
 
 
-def _once(gpu: Gpu, method: Method, rows: Any) -> tuple[TopK, int, float, float]:
-    """Result, scored pairs, and seconds of preparing and of searching `rows` among themselves."""
-    kernel = GpuKernel(method, gpu.device)
-    with timed(gpu) as preparing:
-        prepared = kernel.prepare(rows)
-    empty = TopK.empty(rows.shape[0], K)
-    with timed(gpu) as searching:
-        found, stats = kernel.compute(rows, prepared, empty, queries_start=0, candidates_start=0)
-    return found, stats.verified_pairs, preparing.value, searching.value
-
-
-def peers(bench: Bench, tile: Any, known: TopK | None) -> None:
-    """The same tile by other ways; their times are scaled from a part, and leave out the choice of the best k."""
-    say("\n## Other ways, scaled to the same tile\n\n| way | measured | whole tile, s |\n|---|---|---|")
-    ways: dict[str, Callable[[], tuple[str, float]]] = {
-        "CPU kernel, 2 threads": lambda: on_cpu(bench, tile, 2, known),
-        "CPU kernel, all threads": lambda: on_cpu(bench, tile, os.cpu_count() or 1, known),
-        "cupyx sparse product, float32": lambda: sparse_product(bench, tile),
-        "dense half-precision product": lambda: dense_product(bench, tile),
-    }
-    for name, way in ways.items():
-        if not bench.lacks(45, name):
-            say(f"| {name} | {_outcome(way)} |")
-
-
-def _outcome(way: Callable[[], tuple[str, float]]) -> str:
-    """Text and seconds; a way that fails here, or needs a package that is absent, does not end the others."""
-    try:
-        measured, seconds = way()
-    except Exception as error:
-        return f"failed: {type(error).__name__}: {str(error)[:120]} | -"
-    return f"{measured} | {seconds:.2f}"
-
-
-def on_cpu(
-    bench: Bench, rows: Any, threads: int, known: TopK | None, wanted: float = 5.0
-) -> tuple[str, float]:
-    """The CPU kernel for as many rows as take some seconds, compared with what the GPU found."""
-    kernel = cpu_kernel()
-    tiny = rows[:64]
-    _cpu_search(kernel, tiny, kernel.prepare(tiny), threads)  # compiles, or loads what was compiled
-    start = time.perf_counter()
-    prepared = kernel.prepare(rows)
-    preparing = time.perf_counter() - start
-    n, m, seconds = rows.shape[0], min(rows.shape[0], 64 * threads), 0.0
-    while seconds < wanted / 4:
-        m = min(m if seconds == 0.0 else 4 * m, n)
-        start = time.perf_counter()
-        found = _cpu_search(kernel, rows[:m], prepared, threads)
-        seconds = time.perf_counter() - start
-        if m == n:
-            break
-    text = f"{m:,} rows in {seconds:.2f} s, prepared in {preparing:.2f} s"
-    if known is not None:
-        same = np.array_equal(found.indices, known.indices[:m])
-        same &= np.array_equal(found.similarities, known.similarities[:m])
-        text += f", same bits as the GPU: {bench.check('cpu', same)}"
-    return text, preparing + seconds * n / m
-
-
-def _cpu_search(kernel: Any, queries: Any, prepared: Any, threads: int, part_rows: int = 32) -> TopK:
-    best = TopK.empty(queries.shape[0], K)
-
-    def part(block: Block) -> None:
-        known, stop = best.rows(block.start, block.stop), block.stop
-        starts = {"queries_start": block.start, "candidates_start": 0}
-        found, _ = kernel.compute(queries[block.start : stop], prepared, known, **starts)
-        known.similarities[:], known.indices[:] = found.similarities, found.indices
-
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, split_rows(queries.shape[0], part_rows)))
-    return best
-
-
-def sparse_product(bench: Bench, tile: Any, rows: int = 1024) -> tuple[str, float]:
-    """Sparse times sparse in chunks; that the product is right is looked at too."""
-    sparse = bench.gpu.sparse
-    others, queries = sparse.csr_matrix(tile).T.tocsr(), sparse.csr_matrix(tile[:rows])
-    queries @ others
-    with timed(bench.gpu) as spent:
-        product = queries @ others
-    expected = (tile[:rows].astype(np.float64) @ tile.astype(np.float64).T).sum()
-    right = abs(float(product.sum()) - expected) <= 1e-3 * expected
-    m = queries.shape[0]
-    return (
-        f"{m:,} rows in {spent.value:.3f} s, sum {'right' if right else 'WRONG'}",
-        spent.value * tile.shape[0] / m,
-    )
-
-
-def dense_product(bench: Bench, tile: Any, rows: int = 4096) -> tuple[str, float]:
-    """Dense halves of the columns in use; only as much as one product of some rows needs."""
-    xp, sparse = bench.gpu.device.xp, bench.gpu.sparse
-    some = tile[:rows]
-    used, columns = np.unique(some.indices, return_inverse=True)
-    compact = sparse.csr_matrix(
-        (xp.asarray(some.data), xp.asarray(columns.astype(np.int32)), xp.asarray(some.indptr)),
-        shape=(some.shape[0], len(used)),
-    )
-    dense = compact.toarray().astype(np.float16)
-    out = xp.empty((some.shape[0],) * 2, np.float16)
-    bench.gpu.device.matmul(dense, dense.T, out)
-    with timed(bench.gpu) as spent:
-        bench.gpu.device.matmul(dense, dense.T, out)
-    m, total = some.shape[0], int(np.count_nonzero(np.bincount(tile.indices)))
-    scale = (tile.shape[0] / m) ** 2 * total / len(used)
-    return f"{m:,} x {m:,} over {len(used):,} columns in {spent.value:.3f} s", spent.value * scale
-
-
 def whole(bench: Bench, matrix: Any, best: str) -> None:
     """The whole list from CSR on the host to neighbours on the host, by the quickest method."""
     n = matrix.shape[0]
@@ -349,7 +198,7 @@ def whole(bench: Bench, matrix: Any, best: str) -> None:
         if bench.lacks(60, name):
             continue
         bench.gpu.reset()
-        found, scored, preparing, searching = _once(bench.gpu, METHODS[name], matrix)
+        found, scored, preparing, searching = once(bench.gpu, METHODS[name], matrix)
         peak = bench.gpu.peak_bytes() / (1 << 30)
         say(
             f"- {name}: **{preparing + searching:.1f} s** (prepare {preparing:.1f}, search {searching:.1f}), "
@@ -365,8 +214,41 @@ def whole(bench: Bench, matrix: Any, best: str) -> None:
         exact = equals_brute_force(known, matrix, rows, K)
         say(f"- {len(rows)} rows equal brute force bit for bit: {bench.check('whole list', exact)}")
     if not bench.lacks(60, "the CPU kernel on the whole list"):
-        measured, _, seconds = _outcome(lambda: on_cpu(bench, matrix, 2, known)).rpartition(" | ")
+        measured, _, seconds = outcome(lambda: on_cpu(bench, matrix, 2, known)).rpartition(" | ")
         say(f"- CPU kernel, 2 threads: {measured}; scaled to all rows {seconds} s")
+
+
+def lists(bench: Bench, path: Path, rows: int = 20_000) -> None:
+    """Other lists in the same folder, only for exactness."""
+    others = [other for other in sorted(path.parent.glob("*.gz")) if other != path] if path.exists() else []
+    say("\n## Exactness on other lists\n\n| list | rows | way | bit for bit |\n|---|---|---|---|")
+    for other in others:
+        if bench.lacks(15, other.name):
+            continue
+        try:
+            matrix = weighted_rows(read_urls(other, rows), threads=os.cpu_count() or 1)
+        except KeyError:
+            continue  # a table without a column `url`
+        for way, method in (("folded", Folded()), ("scattered", Scattered())):
+            found = search(bench.gpu, method, matrix, matrix, K)
+            some = np.linspace(0, matrix.shape[0] - 1, min(matrix.shape[0], 200), dtype=int)
+            exact = equals_brute_force(found, matrix, some, K)
+            say(f"| {other.name} | {matrix.shape[0]:,} | {way} | {bench.check(other.name, exact)} |")
+
+
+def end_to_end(bench: Bench, urls: list[str], kinds: Sequence[str] = ("cpu", "gpu", "cpu+gpu")) -> None:
+    """The whole command on workers of each kind and of both."""
+    say(f"\n## Whole runs of {len(urls):,} URLs, workers included\n")
+    if absent := missing():
+        say(f"- skipped: no {', '.join(absent)} here")
+    elif not bench.lacks(90, "whole runs"):
+        say("| workers | seconds | same content |\n|---|---|---|")
+        try:
+            for kind, seconds, same in compare_runs(urls, kinds, bench.deadline - time.monotonic()):
+                say(f"| {kind} | {seconds:.1f} | {bench.check(f'run on {kind}', same)} |")
+        except Exception as error:
+            bench.wrong.append(f"runs: {error}")
+            say(f"| failed: {error} | | |")
 
 
 if __name__ == "__main__":

@@ -6,7 +6,9 @@ ASCII becomes a question mark.
 
 from __future__ import annotations
 
+import csv
 import gzip
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,44 @@ BLOCK_ROWS = 20_000
 
 
 def read_urls(path: Path, rows: int | None = None) -> list[str]:
-    """Distinct URLs of a file with one a line, in the order of reversed host and path, `rows` evenly spread."""
+    """Distinct URLs of a list, in the order of reversed host and path, `rows` of them evenly spread.
+
+    The list has one a line, or is a CSV file whose column `url` is taken; plain or gz.
+    """
     content = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
-    urls = sorted(set(content.decode().split("\n")) - {""}, key=_by_host)
+    lines = content.decode().split("\n")
+    if ".csv" in path.suffixes:
+        lines = [record["url"] for record in csv.DictReader(lines)]
+    return spread(sorted(set(lines) - {""}, key=_by_host), rows)
+
+
+def made_up_urls(rows: int) -> list[str]:
+    """URLs of sites with sections, dates and numbers, where no real list is at hand; the same every time."""
+    choose = random.Random(rows)
+    words = [
+        "news",
+        "data",
+        "about",
+        "item",
+        "report",
+        "image",
+        "forecast",
+        "archive",
+        "user",
+        "login",
+        "page",
+    ]
+
+    def one() -> str:
+        host = f"{choose.choice(words)}{choose.randrange(1 + rows // 500)}.example"
+        path = "/".join(choose.choice(words) for _ in range(choose.randrange(1, 6)))
+        return f"https://www.{host}/{path}/{choose.randrange(1990, 2027)}/{choose.randrange(rows)}"
+
+    return sorted({one() for _ in range(rows)}, key=_by_host)
+
+
+def spread(urls: list[str], rows: int | None) -> list[str]:
+    """`rows` of the URLs, evenly spread; all of them where that is None or more than there are."""
     if rows is None or rows >= len(urls):
         return urls
     return [urls[i] for i in np.linspace(0, len(urls) - 1, rows, dtype=int)]
