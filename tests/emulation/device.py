@@ -67,7 +67,7 @@ class EmulatedDevice:
 
     def __init__(
         self,
-        library: ctypes.CDLL,
+        library: ctypes.PyDLL,
         *,
         threads: int = 64,
         backwards: bool = False,

@@ -44,7 +44,7 @@ class EmulatedGpu:
 
         from emulation.device import EmulatedDevice
 
-        self.device = EmulatedDevice(ctypes.CDLL(library), threads=32)
+        self.device = EmulatedDevice(ctypes.PyDLL(library), threads=32)
         self.sparse = sparse
 
     def synchronize(self) -> None:

@@ -14,6 +14,6 @@ def library_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def library(library_path: Path) -> ctypes.CDLL:
-    """The compiled sources, loaded."""
-    return ctypes.CDLL(str(library_path))
+def library(library_path: Path) -> ctypes.PyDLL:
+    """The compiled sources, loaded; calls keep the GIL, because one block is emulated at a time."""
+    return ctypes.PyDLL(str(library_path))

@@ -141,6 +141,13 @@ def test_a_threshold_saves_work(method, device):
 
 
 @every_method
+def test_threads_do_not_change_the_result(method, device):
+    X = unit_rows(SHAPES["random"](np.random.default_rng(12), 120, 40))
+    found = on_gpu(X, X, 7, method, device, threads=4, query_rows=5)
+    assert_identical(found, on_cpu(X, X, 7))
+
+
+@every_method
 def test_empty_blocks(method, device):
     nothing, rows = sp.csr_matrix((4, 5), dtype=np.float32), unit_rows(np.eye(5))
     for queries, others in ((nothing, rows), (rows, nothing), (rows[:0], rows), (rows, rows[:0])):

@@ -63,8 +63,9 @@ class CupyDevice:
         import cupy
 
         self.xp = cupy
-        attributes = cupy.cuda.Device().attributes
-        self.shared_bytes = int(attributes["MaxSharedMemoryPerBlockOptin"])
+        runtime = cupy.cuda.runtime
+        attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
+        self.shared_bytes = int(runtime.deviceGetAttribute(attribute, cupy.cuda.Device().id))
         self._kernels = {
             name: function
             for stem, names in MODULES.items()

@@ -209,10 +209,12 @@ class GpuKernel:
 
     def _upload(self, queries: CsrMatrix) -> DeviceRows:
         """The rows on the device, where those of the last call still are."""
-        if self._uploaded is None or self._uploaded[0]() is not queries:
-            self._uploaded = None
-            self._uploaded = (ref(queries), DeviceRows.of(self._device, queries))
-        return self._uploaded[1]
+        # Through a variable of its own: several threads may use the kernel, each with other rows.
+        uploaded = self._uploaded
+        if uploaded is None or uploaded[0]() is not queries:
+            uploaded = self._uploaded = None  # gives the memory back first
+            uploaded = self._uploaded = (ref(queries), DeviceRows.of(self._device, queries))
+        return uploaded[1]
 
 
 @dataclass(frozen=True, eq=False)
