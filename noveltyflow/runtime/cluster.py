@@ -24,6 +24,7 @@ from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.plan import require_worker_memory
 from noveltyflow.similarity.kernels.device import has_cuda
+from noveltyflow.similarity.kernels.registry import KERNELS
 
 CPU_RESOURCE = "CPU"
 RESOURCES = {"gpu": "GPU", "cpu": CPU_RESOURCE}
@@ -113,7 +114,8 @@ def choose_backends(client: Client, backend: str) -> list[str]:
     Raises
     ------
     ResourceError
-        When there are no workers, or none of them carries a resource that is needed.
+        When there are no workers, none of them carries a resource that is needed, or one that carries `GPU` has
+        no device that works.
     """
     workers = client.scheduler_info(n_workers=-1)["workers"]
     address = client.scheduler.address
@@ -128,6 +130,8 @@ def choose_backends(client: Client, backend: str) -> list[str]:
             f"none of the {len(workers)} workers of {address} carries the resource {wanted}, which backend "
             f"{backend!r} asks for; start workers with: {how}"
         )
+    if "gpu" in chosen:
+        _require_devices(client, workers)
     carried = {RESOURCES[name] for name in chosen}
     for worker, about in workers.items():
         if not any(about["resources"].get(resource) for resource in carried):
@@ -138,6 +142,22 @@ def choose_backends(client: Client, backend: str) -> list[str]:
         "backend %r: tiles go to %s", backend, ", ".join(f"{slots[name]} slots of {name}" for name in chosen)
     )
     return chosen
+
+
+def _require_devices(client: Client, workers: Mapping[str, Any]) -> None:
+    """Refuse a worker that carries `GPU` and could not compute a single tile."""
+    carrying = [address for address, about in workers.items() if about["resources"].get(RESOURCES["gpu"])]
+    for address, usable in client.run(_gpu_is_usable, workers=carrying).items():
+        if not usable:
+            raise ResourceError(
+                f"worker {address} carries the resource {RESOURCES['gpu']}, but has no GPU that it can use: it "
+                "needs an NVIDIA driver, a device and CuPy (pip install 'noveltyflow[gpu]'); stop it, or choose "
+                "--backend cpu"
+            )
+
+
+def _gpu_is_usable() -> bool:
+    return KERNELS["gpu"]().is_usable()
 
 
 def _local_cluster(settings: ClusterSettings) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -27,6 +28,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         options.update(given)
         if given["n_workers"] > 2:
             raise ValueError("more workers than devices")
+        given["preload"] = [str(Path(__file__).with_name("stand_in.py"))]
         own = ("device_memory_limit", "rmm_pool_size", "rmm_allocator_external_lib_list")
         return LocalCluster(**{name: value for name, value in given.items() if name not in own})
 
@@ -34,6 +36,8 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
     monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=stand_in))
     monkeypatch.setattr(cluster, "has_cuda", lambda: True)
+    for backend in ("CPU", "GPU"):
+        monkeypatch.setenv(f"STAND_IN_{backend}_SECONDS", "0")
     return options
 
 

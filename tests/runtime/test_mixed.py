@@ -200,3 +200,20 @@ def test_a_run_without_any_worker_left_ends(scheduler: str, monkeypatch: pytest.
     monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.3)
     with Client(scheduler) as client, pytest.raises(TaskError, match="no worker"):
         list(sharing.Sharing(client, Endless(), lambda *_: pytest.fail("there is nothing to submit")))
+
+
+def test_a_gpu_worker_without_a_gpu_is_refused_before_any_work(
+    cli: Cli, urls: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    out = tmp_path / "run.zarr"
+    options = ["--nworkers", "1", "--no-nanny", "--memory-limit", "900MiB", "--resources", "GPU=1"]
+    with ExitStack() as stack:
+        address = stack.enter_context(scheduler_by_hand(tmp_path))
+        stack.enter_context(started("worker", address, *options, log=tmp_path / "worker.log"))
+        with Client(address) as client:
+            client.wait_for_workers(1, timeout=120)
+        done = cli("run", urls, "--out", out, "--scheduler", address)
+    assert done.returncode == 2
+    assert "has no GPU that it can use" in done.stderr
+    assert not out.exists()
