@@ -10,7 +10,7 @@ import sys
 import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -19,10 +19,12 @@ import psutil
 import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
+from distributed.utils import silence_logging_cmgr
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.plan import require_worker_memory
+from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
 from noveltyflow.similarity.kernels.registry import KERNELS
 
@@ -56,10 +58,10 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises
     ------
     ResourceError
-        When the scheduler cannot be reached, has no workers, or none that can compute tiles with the backend
-        asked for; when that is `gpu` and this machine, where no scheduler was named, has no GPU.
+        When the scheduler cannot be reached, runs other versions, has no workers, or none that can compute tiles
+        with the backend asked for; when that is `gpu` and this machine, where no scheduler was named, has no GPU.
     """
-    with dask.config.set(DASK_CONFIG):
+    with dask.config.set(DASK_CONFIG), _quiet_dask():
         if settings.scheduler is None:
             with _deaf_to_interrupts():
                 cluster = _local_cluster(settings)
@@ -68,6 +70,20 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         else:
             with _existing(settings) as client:
                 yield client
+
+
+def _dask_log_level() -> int:
+    """What of Dask's log is shown: every failure also ends in an error of ours, which says what to do."""
+    return logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    with ExitStack() as stack:
+        # Dask's client logs through a handler of its own.
+        for name in ("distributed", "distributed.client"):
+            stack.enter_context(silence_logging_cmgr(_dask_log_level(), root=name))
+        yield
 
 
 @contextmanager
@@ -91,6 +107,7 @@ def _existing(settings: ClusterSettings) -> Iterator[Client]:
     except (OSError, ValueError) as error:
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
+        require_same_versions(client.get_versions(packages=OWN_PACKAGES))
         choose_backends(client, settings.backend)
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             require_worker_memory(worker["memory_limit"] or sys.maxsize)
@@ -216,7 +233,7 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "host": "127.0.0.1",
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
-        "silence_logs": logging.ERROR,
+        "silence_logs": _dask_log_level(),
     }
 
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 from noveltyflow.errors import ResourceError
 
-RESERVED_BYTES = 300 << 20
-"""What a worker needs before it does anything: the interpreter, the imports, the compiled kernels."""
+RESERVED_BYTES = 400 << 20
+"""What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
 _LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536

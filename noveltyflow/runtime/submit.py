@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.cluster import connect, memory_limit
-from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.workflow import Workflow
@@ -34,6 +32,7 @@ def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwr
     reporter = reporter or Silent()
     plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
     try:
+        plan.require_block_rows(workflow.cluster.block_rows)
         _execute(plan, workflow.cluster, reporter)
     finally:
         plan.release()
@@ -45,6 +44,10 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter) -> 
     if not plan.unfinished:
         plan.store.scratch.remove()
         return
+    # Imported late, so that a plan is made, or refused, without waiting for dask.
+    from noveltyflow.runtime.cluster import connect, memory_limit
+    from noveltyflow.runtime.dask_executor import DaskExecutor
+
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
         device_limit = memory_limit(cluster, "device_memory_limit")

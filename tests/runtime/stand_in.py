@@ -9,6 +9,9 @@ from typing import Any
 from noveltyflow.similarity.kernels import registry
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 
+COUNTER = "STAND_IN_TILES"
+"""Environment variable of the worker that counts its tiles."""
+
 
 class StandIn:
     """The CPU kernel, some seconds later."""
@@ -22,6 +25,7 @@ class StandIn:
         return getattr(self._kernel, name)
 
     def compute(self, *args: Any, **options: Any) -> Any:
+        os.environ[COUNTER] = str(int(os.environ.get(COUNTER, 0)) + 1)
         time.sleep(self._seconds)
         return self._kernel.compute(*args, **options)
 

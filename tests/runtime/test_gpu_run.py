@@ -29,9 +29,15 @@ SETTINGS = ScoringSettings(
 class Notes(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
+        self.kept = 0
+        """Indexed blocks that lay on the device when the last tile was done."""
 
     def note(self, message: str) -> None:
         self.notes.append(message)
+
+    def finish(self, message: str) -> None:
+        if message.endswith("tiles") and "gpu" in neighbors._CACHES:
+            self.kept = len(neighbors._CACHES["gpu"]._blocks)
 
 
 class WithDevice(SerialExecutor):
@@ -59,33 +65,30 @@ def urls(tmp_path: Path) -> Path:
     return tmp_path / "urls.txt"
 
 
-def run(urls: Path, backend: str, executor: SerialExecutor) -> tuple[str, list[str]]:
+def run(urls: Path, backend: str, executor: SerialExecutor) -> tuple[str, Notes]:
     out, reporter = str(urls.with_name(f"{backend}.zarr")), Notes()
     plan = plan_run([str(urls)], out, SETTINGS)
     execute(plan, executor, reporter, block_rows=30, backend=backend)
-    return out, reporter.notes
+    return out, reporter
 
 
 @pytest.mark.parametrize("device_bytes", [1 << 30, 10_000])
 def test_content_and_plan(device_bytes: int, device: EmulatedDevice, urls: Path) -> None:
     expected, _ = run(urls, "cpu", SerialExecutor())
-    found, notes = run(urls, "gpu", WithDevice(device_bytes))
+    found, reporter = run(urls, "gpu", WithDevice(device_bytes))
     assert_same_content(found, expected)
-    (plan,) = (note for note in notes if "device memory" in note)
+    (plan,) = (note for note in reporter.notes if "device memory" in note)
     assert ("tiles will be halved" in plan) is (device_bytes < 1 << 30)
     assert (device.released > 0) is (device_bytes < 1 << 30)
     assert device.memory() == device_bytes
 
 
-def test_indexed_blocks_are_kept_as_far_as_the_device_has_room(device: EmulatedDevice, urls: Path) -> None:
-    run(urls, "gpu", WithDevice(1 << 30))
-    kept = neighbors._CACHES["gpu"]._blocks
-    assert len(kept) > 1
-
-
-def test_blocks_that_leave_no_room_for_a_tile_are_not_kept(device: EmulatedDevice, urls: Path) -> None:
-    run(urls, "gpu", WithDevice(10_000))
-    assert not neighbors._CACHES["gpu"]._blocks
+@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 3), (10_000, 0)])
+def test_indexed_blocks_are_kept_as_far_as_there_is_room_for_a_tile_beside(
+    device_bytes: int, kept: int, device: EmulatedDevice, urls: Path
+) -> None:
+    _, reporter = run(urls, "gpu", WithDevice(device_bytes))
+    assert reporter.kept == kept
 
 
 def test_a_device_too_small_for_one_row_ends_the_run(device: EmulatedDevice, urls: Path) -> None:

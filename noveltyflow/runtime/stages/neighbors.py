@@ -276,9 +276,20 @@ class _PreparedCache:
             while self._blocks and sum(kept.nbytes for kept in self._blocks.values()) > limit:
                 self._blocks.popitem(last=False)
 
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._blocks.clear()
+
 
 _CACHES: dict[str, _PreparedCache] = {}
 """By backend: blocks on a device and blocks on the host have memory of their own."""
+
+
+def forget_blocks() -> None:
+    """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
+    for cache in list(_CACHES.values()):
+        cache.clear()
 
 
 def _prepared(job: TileJob, block: Block, kernel: TileKernel, queries: BlockShape) -> PreparedBlock:
