@@ -10,8 +10,8 @@ RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
 _LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
-_STRIPS_PER_THREAD = 4
+_SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 262_144
+_STRIPS_PER_THREAD = 3
 
 
 def usable_memory(memory_limit: int) -> int:
