@@ -48,7 +48,7 @@ def _read(name: str) -> list[str]:
             rows = csv.reader(file)
             next(rows)
             return [row[0] for row in rows]
-        return file.read().split("\n")
+        return [line for line in file.read().split("\n") if line]
 
 
 def _npm(scratch: Path) -> list[str]:
