@@ -110,8 +110,12 @@ class ClusterSettings(Settings):
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
     """Rows in a block, fixed for the whole run; by default the largest that the memory limit admits."""
-    backend: Literal["auto", "cpu"] = "auto"
-    """Which kernels compute tiles."""
+    backend: Literal["auto", "cpu", "gpu"] = "auto"
+    """Which kernels compute tiles; `auto` takes all that the workers have, GPUs and CPUs side by side."""
+    device_memory_limit: str | None = None
+    """Memory that a GPU worker may use on its device, such as `40GiB`; by default nine tenths of it."""
+    rmm_pool_size: str | None = None
+    """Device memory that each local GPU worker takes into an RMM pool when it starts (needs RMM), such as `30GiB`."""
 
     @field_validator("dashboard_address")
     @classmethod
@@ -123,7 +127,7 @@ class ClusterSettings(Settings):
 
     @model_validator(mode="after")
     def _local_or_not(self) -> ClusterSettings:
-        local = {"workers", "threads_per_worker", "memory_limit", "dashboard_address"}
+        local = {"workers", "threads_per_worker", "memory_limit", "dashboard_address", "rmm_pool_size"}
         # What is given as its default, as in a file that shows all defaults, asks for nothing.
         given = [n for n in sorted(local) if getattr(self, n) != type(self).model_fields[n].default]
         if self.scheduler is not None and given:

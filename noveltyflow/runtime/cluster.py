@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
@@ -24,9 +25,13 @@ from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.plan import require_worker_memory
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
+from noveltyflow.similarity.kernels.device import has_cuda
+from noveltyflow.similarity.kernels.registry import KERNELS
 
 CPU_RESOURCE = "CPU"
-"""The worker resource that tasks of the CPU kernels ask for."""
+RESOURCES = {"gpu": "GPU", "cpu": CPU_RESOURCE}
+"""The worker resource that tiles of each backend ask for, the preferred backend first."""
+_BY_HAND = f"dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
@@ -53,16 +58,17 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises
     ------
     ResourceError
-        When the scheduler cannot be reached, runs other versions, has no workers, or none of them carries `CPU`.
+        When the scheduler cannot be reached, runs other versions, has no workers, or none that can compute tiles
+        with the backend asked for; when that is `gpu` and this machine, where no scheduler was named, has no GPU.
     """
     with dask.config.set(DASK_CONFIG), _quiet_dask():
         if settings.scheduler is None:
             with _deaf_to_interrupts():
-                cluster = LocalCluster(**local_cluster_options(settings))
+                cluster = _local_cluster(settings)
             with cluster, Client(cluster) as client:
                 yield client
         else:
-            with _existing(settings.scheduler) as client:
+            with _existing(settings) as client:
                 yield client
 
 
@@ -94,34 +100,125 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _existing(address: str) -> Iterator[Client]:
+def _existing(settings: ClusterSettings) -> Iterator[Client]:
+    address = settings.scheduler
     try:
         client = Client(address, timeout="10s")
     except (OSError, ValueError) as error:
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
     with client:
         require_same_versions(client.get_versions(packages=OWN_PACKAGES))
-        require_cpu_workers(client)
+        choose_backends(client, settings.backend)
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             require_worker_memory(worker["memory_limit"] or sys.maxsize)
         yield client
 
 
-def require_cpu_workers(client: Client) -> None:
-    """Refuse a cluster on which tasks that ask for `CPU` would wait for ever."""
+def slots_of(client: Client) -> Counter[str]:
+    """How many tiles of each backend the workers that are there now compute at once."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    return Counter(
+        {
+            backend: sum(int(worker["resources"].get(resource, 0)) for worker in workers)
+            for backend, resource in RESOURCES.items()
+        }
+    )
+
+
+def choose_backends(client: Client, backend: str) -> list[str]:
+    """Backends that compute tiles: the one asked for, or with `auto` all that the workers report.
+
+    Raises
+    ------
+    ResourceError
+        When there are no workers, none of them carries a resource that is needed, or one that carries `GPU` has
+        no device that works.
+    """
     workers = client.scheduler_info(n_workers=-1)["workers"]
+    address = client.scheduler.address
     if not workers:
+        raise ResourceError(f"{address} has no workers; start some with: cluster/worker ADDRESS")
+    slots = slots_of(client)
+    chosen = [name for name in RESOURCES if slots[name] and backend in ("auto", name)]
+    if not chosen:
+        wanted = CPU_RESOURCE if backend == "auto" else RESOURCES[backend]
+        how = "cluster/gpu-worker ADDRESS" if wanted == RESOURCES["gpu"] else _BY_HAND
         raise ResourceError(
-            f"{client.scheduler.address} has no workers; start some with: cluster/worker ADDRESS"
+            f"none of the {len(workers)} workers of {address} carries the resource {wanted}, which backend "
+            f"{backend!r} asks for; start workers with: {how}"
         )
-    without = [address for address, worker in workers.items() if not worker["resources"].get(CPU_RESOURCE)]
-    if len(without) == len(workers):
+    if "gpu" in chosen:
+        _require_devices(client, workers)
+    carried = {RESOURCES[name] for name in chosen}
+    for worker, about in workers.items():
+        if not any(about["resources"].get(resource) for resource in carried):
+            log.warning(
+                "worker %s carries no %s resource and gets no tiles", worker, " or ".join(sorted(carried))
+            )
+    log.info(
+        "backend %r: tiles go to %s", backend, ", ".join(f"{slots[name]} slots of {name}" for name in chosen)
+    )
+    return chosen
+
+
+def _require_devices(client: Client, workers: Mapping[str, Any]) -> None:
+    """Refuse a worker that carries `GPU` and could not compute a single tile."""
+    carrying = [address for address, about in workers.items() if about["resources"].get(RESOURCES["gpu"])]
+    for address, usable in client.run(_gpu_is_usable, workers=carrying).items():
+        if not usable:
+            raise ResourceError(
+                f"worker {address} carries the resource {RESOURCES['gpu']}, but has no GPU that it can use: it "
+                "needs an NVIDIA driver, a device and CuPy (pip install 'noveltyflow[gpu]'); stop it, or choose "
+                "--backend cpu"
+            )
+
+
+def _gpu_is_usable() -> bool:
+    return KERNELS["gpu"]().is_usable()
+
+
+def _local_cluster(settings: ClusterSettings) -> Any:
+    """A cluster on this machine; on its GPUs where the backend is `gpu`, or `auto` and there are some."""
+    if settings.backend == "cpu" or (settings.backend == "auto" and not has_cuda()):
+        return LocalCluster(**local_cluster_options(settings))
+    if not has_cuda():
         raise ResourceError(
-            f"none of the {len(workers)} workers of {client.scheduler.address} carries the resource "
-            f"{CPU_RESOURCE}; start workers with: dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
+            "backend 'gpu' needs an NVIDIA GPU with its driver on this machine, and CuPy in this environment "
+            "(pip install 'noveltyflow[gpu]'); choose --backend cpu, or name a cluster that has GPU workers with "
+            "--scheduler"
         )
-    for address in without:
-        log.warning("worker %s carries no %s resource and gets no tiles", address, CPU_RESOURCE)
+    try:
+        from dask_cuda import LocalCUDACluster
+    except ImportError as error:
+        if settings.backend == "auto":
+            log.warning(
+                "backend 'auto': this machine has a GPU but no dask-cuda (%s); tiles go to the CPU", error
+            )
+            return LocalCluster(**local_cluster_options(settings))
+        raise ResourceError(
+            f"backend 'gpu' needs dask-cuda: {error}; pip install 'noveltyflow[gpu]'"
+        ) from error
+    log.info("backend %r: workers are started on the GPUs of this machine", settings.backend)
+    try:
+        return LocalCUDACluster(**cuda_cluster_options(settings))
+    except ValueError as error:  # more workers than GPUs, or a pool without RMM
+        raise ResourceError(f"no workers can be started on this machine's GPUs: {error}") from error
+
+
+def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
+    """Keyword arguments of `LocalCUDACluster`: a worker for each GPU, whose threads share the cores."""
+    import cupy
+
+    workers = settings.workers or int(cupy.cuda.runtime.getDeviceCount())
+    options = local_cluster_options(settings.model_copy(update={"workers": workers}))
+    threads = max(settings.threads_per_worker, len(os.sched_getaffinity(0)) // workers)
+    pool = {"rmm_pool_size": settings.rmm_pool_size, "rmm_allocator_external_lib_list": ["cupy"]}
+    return options | {
+        "threads_per_worker": threads,
+        "resources": {RESOURCES["gpu"]: 1},
+        "device_memory_limit": settings.device_memory_limit or "default",
+        **(pool if settings.rmm_pool_size is not None else {}),
+    }
 
 
 def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
@@ -140,22 +237,21 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
     }
 
 
-def memory_limit(settings: ClusterSettings) -> int | None:
-    """The memory limit of one worker in bytes, or None where none is set.
+def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int | None:
+    """The setting `name`, the memory limit of one worker or of its device, in bytes; None where it is not set.
 
     Raises
     ------
     SettingsError
         When the text is no number of bytes.
     """
-    if settings.memory_limit is None:
+    text = getattr(settings, name)
+    if text is None:
         return None
     try:
-        return int(parse_bytes(settings.memory_limit))
+        return int(parse_bytes(text))
     except ValueError as error:
-        raise SettingsError(
-            f"memory_limit {settings.memory_limit!r} is not a number of bytes such as 700MiB or 2GB"
-        ) from error
+        raise SettingsError(f"{name} {text!r} is not a number of bytes such as 700MiB or 2GB") from error
 
 
 def default_workers(settings: ClusterSettings) -> int:

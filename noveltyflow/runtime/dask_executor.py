@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import count, islice
 from typing import Any
@@ -13,9 +14,10 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.client import FutureCancelledError
 
 from noveltyflow.errors import NoveltyflowError, TaskError
-from noveltyflow.runtime.cluster import CPU_RESOURCE
-from noveltyflow.runtime.executor import FollowUp, Task
+from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
+from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import usable_memory
+from noveltyflow.runtime.sharing import Sharing
 
 _FAN_IN = 8
 _RETRIES = 2
@@ -32,50 +34,81 @@ class DaskExecutor:
         A connected `distributed.Client`.
     token
         Fingerprint of the run; part of every key, so that no task of another run is ever reused.
+    device_memory_limit
+        Bytes that tiles may take of a device's memory, if that is limited.
     """
 
     shuffle_method = "p2p"
 
-    def __init__(self, client: Client, token: str) -> None:
+    def __init__(self, client: Client, token: str, device_memory_limit: int | None = None) -> None:
         self._client = client
         # Never the keys of an earlier command: what it left running must not answer for this one.
         self._token = f"{token}-{uuid4().hex[:8]}"
+        self._device_memory_limit = device_memory_limit
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self.n_threads = sum(worker["nthreads"] for worker in workers)
         self.memory_per_thread = min(
             usable_memory(worker["memory_limit"] or 1 << 40) // worker["nthreads"] for worker in workers
         )
 
-    def run(
-        self, name: str, function: Callable[..., Any], tasks: Iterable[Task], then: FollowUp | None = None
-    ) -> Iterator[Any]:
+    def backends(self, backend: str) -> list[str]:
+        """See `Executor.backends`."""
+        return choose_backends(self._client, backend)
+
+    def device_memory(self) -> int | None:
+        """See `Executor.device_memory`."""
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        with_device = [
+            address for address, worker in workers.items() if worker["resources"].get(RESOURCES["gpu"])
+        ]
+        answers = self._client.run(_device_memory, workers=with_device).values() if with_device else []
+        found = [memory for memory in (*answers, self._device_memory_limit) if memory is not None]
+        return min(found, default=None) if answers else None
+
+    def run(self, name: str, function: Callable[..., Any], tasks: Iterable[Task]) -> Iterator[Any]:
         """See `Executor.run`. At most two tasks a thread are with the scheduler at any time."""
         queue, number = iter(tasks), count()
+        # Where no worker is meant for the CPU, the threads beside a device do such work.
+        resources = {RESOURCES["cpu"]: 1} if slots_of(self._client)["cpu"] else None
 
         def submit(task: Task) -> Future:
+            key = (f"{name}-{self._token}", next(number))
             return self._client.submit(
-                function,
-                *task,
-                key=(f"{name}-{self._token}", next(number)),
-                resources={CPU_RESOURCE: 1},
-                retries=_RETRIES,
-                pure=False,
+                function, *task, key=key, resources=resources, retries=_RETRIES, pure=False
             )
 
         running = as_completed([submit(task) for task in islice(queue, 2 * self.n_threads)])
         for future in running:
-            result = _result(future, name)
-            follow_up = then(result) if then is not None else None
-            task = follow_up if follow_up is not None else next(queue, None)
-            if task is not None:
+            result = outcome(future, name)
+            if (task := next(queue, None)) is not None:
                 running.add(submit(task))
+            yield result
+
+    def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
+        """See `Executor.share`. A worker has one task at a time for each of its slots."""
+        numbers: Counter[str] = Counter()
+
+        def submit(backend: str, task: Task) -> Future:
+            numbers[backend] += 1
+            return self._client.submit(
+                function,
+                *task,
+                key=(f"{name}-{self._token}", backend, numbers[backend]),
+                resources={RESOURCES[backend]: 1},
+                retries=_RETRIES,
+                pure=False,
+            )
+
+        for backend, future in Sharing(self._client, work, submit):
+            result = outcome(future, name)
+            work.done(backend, result)
             yield result
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:
         """See `Executor.compute`."""
         futures = self._client.compute(list(delayed), retries=_RETRIES)
         for future in as_completed(futures):
-            yield _result(future, str(future.key))
+            yield outcome(future, str(future.key))
 
     def tree(
         self, name: str, chunk: Callable[..., Any], combine: Callable[..., Any], tasks: Sequence[Task]
@@ -100,7 +133,17 @@ class DaskExecutor:
         self._client.run(function, on_error="ignore")
 
 
-def _result(future: Future, name: str) -> Any:
+def _device_memory() -> int | None:
+    """Bytes of this worker's device; None where its kernel has none."""
+    from noveltyflow.similarity.kernels.base import DeviceKernel
+    from noveltyflow.similarity.kernels.registry import get_kernel
+
+    kernel = get_kernel("gpu")
+    return kernel.device_memory() if isinstance(kernel, DeviceKernel) else None
+
+
+def outcome(future: Future, name: str) -> Any:
+    """Result of a task that has ended; one that lost too many workers is a `TaskError` with the remedy."""
     try:
         return future.result()
     except KilledWorker as error:

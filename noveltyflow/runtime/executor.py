@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Any, Protocol
 
 import dask
 
+from noveltyflow.similarity.kernels.registry import get_kernel
+
 Task = tuple[Any, ...]
 """Positional arguments of one call; small, because they travel through the scheduler."""
-FollowUp = Callable[[Any], Task | None]
+
+
+class SharedWork(Protocol):
+    """Tasks that workers of several backends share; a free worker pulls the next one."""
+
+    @property
+    def backends(self) -> Sequence[str]:
+        """Backends that may take part."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether all is done."""
+
+    def take(self, backend: str, slots: Mapping[str, int]) -> Task | None:
+        """Next task for a free worker of `backend`; `slots` is how many tasks each backend runs at once."""
+
+    def done(self, backend: str, result: Any) -> None:
+        """A task has given `result`, after which there may be more of them."""
+
+    def give_back(self, task: Task) -> None:
+        """A task will not be done by the workers that had it."""
 
 
 class Executor(Protocol):
@@ -24,10 +45,23 @@ class Executor(Protocol):
     shuffle_method: str
     """How `dask.dataframe` moves rows between partitions."""
 
-    def run(
-        self, name: str, function: Callable[..., Any], tasks: Iterable[Task], then: FollowUp | None = None
-    ) -> Iterator[Any]:
-        """Yield the result of every task as it ends; `then(result)` may add one more task."""
+    def backends(self, backend: str) -> list[str]:
+        """Backends that compute tiles where the setting is `backend`; what `auto` chose is logged.
+
+        Raises
+        ------
+        ResourceError
+            If no worker can.
+        """
+
+    def device_memory(self) -> int | None:
+        """Bytes of memory of the smallest device that computes tiles; None where there is none."""
+
+    def run(self, name: str, function: Callable[..., Any], tasks: Iterable[Task]) -> Iterator[Any]:
+        """Yield the result of every task as it ends."""
+
+    def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
+        """Yield the result of every task of `work` as it ends, until it is finished."""
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:
         """Yield the value of every `dask.delayed` object as it is known."""
@@ -50,15 +84,29 @@ class SerialExecutor:
     def __init__(self, memory_per_thread: int = 1 << 30) -> None:
         self.memory_per_thread = memory_per_thread
 
-    def run(
-        self, name: str, function: Callable[..., Any], tasks: Iterable[Task], then: FollowUp | None = None
-    ) -> Iterator[Any]:
+    def backends(self, backend: str) -> list[str]:
+        """See `Executor.backends`."""
+        return [get_kernel(backend).name]
+
+    def device_memory(self) -> int | None:
+        """See `Executor.device_memory`; a tile that does not fit is halved."""
+        return None
+
+    def run(self, name: str, function: Callable[..., Any], tasks: Iterable[Task]) -> Iterator[Any]:
         """See `Executor.run`."""
-        queue = deque(tasks)
-        while queue:
-            result = function(*queue.popleft())
-            if then is not None and (task := then(result)) is not None:
-                queue.append(task)
+        for task in tasks:
+            yield function(*task)
+
+    def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
+        """See `Executor.share`."""
+        (backend,) = work.backends
+
+        def tasks() -> Iterator[Task]:
+            while (task := work.take(backend, {backend: 1})) is not None:
+                yield task
+
+        for result in self.run(name, function, tasks()):
+            work.done(backend, result)
             yield result
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:

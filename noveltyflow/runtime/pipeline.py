@@ -122,16 +122,17 @@ def execute(
     from noveltyflow.runtime.stages.urls import UrlStage
 
     store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
+    backends = executor.backends(backend)
     if plan.begins:
         if store.holds_run():
             store.remove()
         RunStore.create(store.path, plan.header)
-    urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backend)
+    urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)
     stages: dict[str, Callable[[str], None]] = {
         "urls": urls.run,
         "features": lambda mark: compute_features(store, settings.features, executor, reporter, mark),
         "idf": lambda mark: compute_idf(store, executor, reporter, mark),
-        "neighbors": lambda mark: compute_neighbors(store, settings, backend, executor, reporter, mark),
+        "neighbors": lambda mark: compute_neighbors(store, settings, backends, executor, reporter, mark),
     }
     # An earlier command may have been killed while its tiles filled the workers' memory.
     executor.everywhere(forget_blocks)

@@ -45,11 +45,12 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter) -> 
         plan.store.scratch.remove()
         return
     # Imported late, so that a plan is made, or refused, without waiting for dask.
-    from noveltyflow.runtime.cluster import connect
+    from noveltyflow.runtime.cluster import connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
 
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
-        executor = DaskExecutor(client, plan.fingerprints["neighbors"])
+        device_limit = memory_limit(cluster, "device_memory_limit")
+        executor = DaskExecutor(client, plan.fingerprints["neighbors"], device_limit)
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
-from hypothesis import strategies as st
 
 from noveltyflow.types import AnyArray, CsrMatrix
+
+if TYPE_CHECKING:
+    from hypothesis import strategies as st
 
 
 def unit_rows(dense: AnyArray) -> CsrMatrix:
@@ -98,6 +101,8 @@ def unit_matrices(shape: str, *, max_rows: int = 40, max_columns: int = 30) -> s
     max_rows, max_columns : int
         Largest size; a shape that needs more columns takes them.
     """
+    # Late: benchmarks take the shapes alone, on machines that have no hypothesis.
+    from hypothesis import strategies as st
 
     def make(seed: int, rows: int, columns: int) -> CsrMatrix:
         return unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns))

@@ -39,7 +39,7 @@ def hand_cluster(
         Memory limit of a worker.
     """
     with ExitStack() as stack:
-        address = stack.enter_context(_scheduler(folder))
+        address = stack.enter_context(scheduler_by_hand(folder))
         options = ["--nworkers", "1", "--nthreads", str(nthreads), "--memory-limit", memory_limit]
         for number in range(workers):
             spill = ["--local-directory", str(folder / f"worker-{number}")]
@@ -50,7 +50,7 @@ def hand_cluster(
 
 
 @contextmanager
-def _scheduler(folder: Path) -> Iterator[str]:
+def scheduler_by_hand(folder: Path) -> Iterator[str]:
     """A scheduler that picks its own free ports and tells them in a file."""
     told, log = folder / "scheduler.json", folder / "scheduler.log"
     told.unlink(missing_ok=True)

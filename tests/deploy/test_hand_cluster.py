@@ -21,7 +21,7 @@ from distributed import Client
 from helpers import Cli
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, connect, require_cpu_workers
+from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, choose_backends, connect
 from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
@@ -44,7 +44,7 @@ def pids_of(client: Client) -> list[int]:
 def test_workers_carry_the_resource_threads_and_memory_asked_for(client: Client) -> None:
     found = [(w["resources"], w["nthreads"], w["memory_limit"]) for w in workers_of(client).values()]
     assert found == [({CPU_RESOURCE: 1.0}, 1, parse_bytes("700MiB"))] * 2
-    require_cpu_workers(client)
+    assert choose_backends(client, "auto") == ["cpu"]
 
 
 def test_every_process_has_the_configuration_of_the_package(client: Client) -> None:

@@ -52,12 +52,12 @@ def test_a_task_that_was_dropped_says_what_to_do(client: Client) -> None:
 
 def keep_a_block() -> None:
     """What a killed command leaves in a worker."""
-    key = ("gone.zarr", "", "cpu", Block(0, 0, 1))
-    neighbors._CACHE.put(key, SimpleNamespace(nbytes=1), 1 << 30)  # type: ignore[arg-type]
+    cache = neighbors._CACHES.setdefault("cpu", neighbors._PreparedCache())
+    cache.put(("gone.zarr", "", Block(0, 0, 1)), SimpleNamespace(nbytes=1), 1 << 30)  # type: ignore[arg-type]
 
 
 def n_kept_blocks() -> int:
-    return len(neighbors._CACHE._blocks)
+    return sum(len(cache._blocks) for cache in neighbors._CACHES.values())
 
 
 def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path: Path) -> None:

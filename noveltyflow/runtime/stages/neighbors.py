@@ -11,7 +11,7 @@ from __future__ import annotations
 import io
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, astuple, dataclass
 from threading import Lock
 
@@ -20,11 +20,18 @@ import numpy as np
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import ResourceError, StoreError
 from noveltyflow.runtime.executor import Executor, Task
+from noveltyflow.runtime.handout import Handout
 from noveltyflow.runtime.plan import mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import load_weighted
-from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileKernel, TileStats
-from noveltyflow.similarity.kernels.registry import get_kernel
+from noveltyflow.similarity.kernels.base import (
+    BlockShape,
+    DeviceKernel,
+    PreparedBlock,
+    TileKernel,
+    TileStats,
+)
+from noveltyflow.similarity.kernels.registry import KERNELS, get_kernel
 from noveltyflow.similarity.tiles import Block, strip
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
@@ -50,19 +57,22 @@ class TileReport:
     block: Block
     tiles_done: int
     tiles_new: int
-    strip_done: bool
+    seconds: float
 
 
-def tile_bytes(nonzeros_per_row: float, settings: ScoringSettings, backend: str) -> Callable[[int], int]:
-    """Projected peak bytes of one `tile` task, as a function of the rows in a block."""
-    kernel, n_features = get_kernel(backend), settings.features.n_features
+def tile_bytes(
+    nonzeros_per_row: float, settings: ScoringSettings, backends: Sequence[str]
+) -> Callable[[int], int]:
+    """Projected peak bytes of one `tile` task of any of the backends, as a function of the rows in a block."""
+    kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
 
     def projected(block_rows: int) -> int:
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), n_features)
         # int32 columns, float32 weights, and the counts they are made from, for both blocks.
         loaded = 2 * shape.nonzeros * (4 + 4 + 4)
         idf = 3 * 8 * n_features
-        return idf + loaded + kernel.bytes_needed(shape, shape, settings.neighbors.n_neighbors)
+        k = settings.neighbors.n_neighbors
+        return idf + loaded + max(kernel.bytes_needed(shape, shape, k) for kernel in kernels)
 
     return projected
 
@@ -73,28 +83,32 @@ class TileJob:
 
     store: RunStore
     settings: ScoringSettings
-    backend: str
     cache_bytes: int
-    seconds: float = CHECKPOINT_SECONDS
+    """Host memory for indexed blocks."""
+    device_bytes: int | None
+    """Device memory for everything, where tiles are computed on devices."""
 
 
-def tile(job: TileJob, block: Block) -> TileReport:
+def tile(job: TileJob, block: Block, backend: str, seconds: float) -> TileReport:
     """Carry one strip on for some seconds, at least by one tile, and store its state."""
-    kernel, k = get_kernel(job.backend), job.settings.neighbors.n_neighbors
+    started = time.monotonic()
+    kernel, k = get_kernel(backend), job.settings.neighbors.n_neighbors
+    if isinstance(kernel, DeviceKernel) and job.device_bytes is not None:
+        kernel.limit_device_memory(job.device_bytes)
     state = _load_state(job.store, block) or StripState(0, TopK.empty(block.n_rows, k), TileStats())
     tiles = strip(block, blocks_of(job.store))
     queries = load_weighted(job.store, block, job.settings.features)
-    deadline = time.monotonic() + job.seconds
+    deadline = time.monotonic() + seconds
     best, stats, done = state.best, state.stats, state.tiles_done
     while done < len(tiles) and (done == state.tiles_done or time.monotonic() < deadline):
         other = tiles[done].candidates
-        prepared = _prepared(job, other, kernel)
+        prepared = _prepared(job, other, kernel, BlockShape.of(queries))
         best, work = kernel.compute(
             queries, prepared, best, queries_start=block.start, candidates_start=other.start
         )
         stats, done = stats + work, done + 1
     _store_state(job.store, block, StripState(done, best, stats))
-    return TileReport(block, done, done - state.tiles_done, done == len(tiles))
+    return TileReport(block, done, done - state.tiles_done, time.monotonic() - started)
 
 
 def merge(store: RunStore, block: Block) -> TileStats:
@@ -106,40 +120,97 @@ def merge(store: RunStore, block: Block) -> TileStats:
     return state.stats
 
 
+class _SharedTiles:
+    """The tiles of a run as work that several backends share."""
+
+    def __init__(self, job: TileJob, backends: Sequence[str], blocks: Sequence[Block]) -> None:
+        done = _tiles_done(job.store, blocks)
+        self.backends = backends
+        self.handout = Handout({block: len(blocks) - done.get(block.index, 0) for block in blocks})
+        self.tiles_done = sum(done.values())
+        self._job, self._strip_tiles = job, len(blocks)
+
+    @property
+    def finished(self) -> bool:
+        """See `SharedWork.finished`."""
+        return self.handout.finished
+
+    def take(self, backend: str, slots: Mapping[str, int]) -> Task | None:
+        """See `SharedWork.take`."""
+        block = self.handout.take(backend, slots)
+        if block is None:
+            return None
+        return self._job, block, backend, self.handout.patience(slots, CHECKPOINT_SECONDS)
+
+    def done(self, backend: str, report: TileReport) -> None:
+        """See `SharedWork.done`."""
+        left = self._strip_tiles - report.tiles_done
+        self.tiles_done += self.handout.done(backend, report.block, report.tiles_new, left, report.seconds)
+
+    def give_back(self, task: Task) -> None:
+        """See `SharedWork.give_back`."""
+        self.handout.give_back(task[1])
+
+
 def compute_neighbors(
     store: RunStore,
     settings: ScoringSettings,
-    backend: str,
+    backends: Sequence[str],
     executor: Executor,
     reporter: Reporter,
     fingerprint: str,
 ) -> None:
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
     blocks = blocks_of(store)
-    projected = tile_bytes(store.figures("features")["nonzeros"] / blocks[-1].stop, settings, backend)
-    spare = executor.memory_per_thread - projected(store.figures("urls")["block_rows"])
+    job = _plan_tiles(store, settings, backends, executor, reporter)
+    work = _SharedTiles(job, backends, blocks)
+    reporter.start("tile", len(blocks) ** 2, "tiles")
+    reporter.advance(work.tiles_done)
+    before = work.tiles_done
+    for _ in executor.share("tile", tile, work):
+        reporter.advance(work.tiles_done - before)
+        before = work.tiles_done
+    shares = ", ".join(f"{number:,} by {backend}" for backend, number in sorted(work.handout.tiles.items()))
+    reporter.finish(f"{len(blocks) ** 2:,} tiles" + (f": {shares}" if len(backends) > 1 else ""))
+    _merge_strips(store, settings, executor, reporter, fingerprint)
+
+
+def _plan_tiles(
+    store: RunStore,
+    settings: ScoringSettings,
+    backends: Sequence[str],
+    executor: Executor,
+    reporter: Reporter,
+) -> TileJob:
+    """Compare what tiles need with what workers and devices have."""
+    n_rows, block_rows = store.figures("urls")["rows"], store.figures("urls")["block_rows"]
+    nonzeros_per_row = store.figures("features")["nonzeros"] / n_rows
+    spare = executor.memory_per_thread - tile_bytes(nonzeros_per_row, settings, backends)(block_rows)
     if spare < 0:
         allowed = executor.memory_per_thread
         raise ResourceError(
-            f"stage neighbors: a tile of {store.figures('urls')['block_rows']:,} rows, as this run was begun with, "
+            f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, "
             f"needs {mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
             "lower --threads-per-worker, or start anew with --overwrite"
         )
-    job = TileJob(store, settings, backend, cache_bytes=spare)
-    done = _tiles_done(store, blocks)
-    reporter.start("tile", len(blocks) ** 2, "tiles")
-    reporter.advance(sum(done.values()))
+    device_bytes = executor.device_memory() if "gpu" in backends else None
+    kernel = KERNELS["gpu"]()
+    if device_bytes is not None and isinstance(kernel, DeviceKernel):
+        shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
+        needed = kernel.device_bytes_needed(shape, shape, settings.neighbors.n_neighbors)
+        reporter.note(
+            f"device memory: a tile of {block_rows:,} rows needs {mebibytes(needed)}, a device has "
+            f"{mebibytes(device_bytes)}" + ("; tiles will be halved" if needed > device_bytes else "")
+        )
+    return TileJob(store, settings, spare, device_bytes)
 
-    def next_task(report: TileReport) -> Task | None:
-        return None if report.strip_done else (job, report.block)
 
-    unfinished = [(job, block) for block in blocks if done.get(block.index, 0) < len(blocks)]
-    for report in executor.run("tile", tile, unfinished, next_task):
-        reporter.advance(report.tiles_new)
-    reporter.finish(f"{len(blocks) ** 2:,} tiles")
+def _merge_strips(
+    store: RunStore, settings: ScoringSettings, executor: Executor, reporter: Reporter, fingerprint: str
+) -> None:
+    blocks, stats = blocks_of(store), TileStats()
     reporter.start("merge", len(blocks), "blocks")
     allocate_neighbors(store, settings.neighbors.n_neighbors)
-    stats = TileStats()
     for work in executor.run("merge", merge, [(store, block) for block in blocks]):
         stats += work
         reporter.advance(1)
@@ -180,8 +251,8 @@ def _store_state(store: RunStore, block: Block, state: StripState) -> None:
     store.scratch.write(_state_name(block), buffer.getbuffer())
 
 
-CacheKey = tuple[str, str, str, Block]
-"""Run folder, fingerprint of its weights, backend, and rows: a worker may outlive the run it computed."""
+CacheKey = tuple[str, str, Block]
+"""Run folder, fingerprint of its weights, and rows: a worker may outlive the run it computed."""
 
 
 class _PreparedCache:
@@ -211,17 +282,28 @@ class _PreparedCache:
             self._blocks.clear()
 
 
-_CACHE = _PreparedCache()
+_CACHES: dict[str, _PreparedCache] = {}
+"""By backend: blocks on a device and blocks on the host have memory of their own."""
 
 
 def forget_blocks() -> None:
     """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
-    _CACHE.clear()
+    for cache in list(_CACHES.values()):
+        cache.clear()
 
 
-def _prepared(job: TileJob, block: Block, kernel: TileKernel) -> PreparedBlock:
-    key = (job.store.path, job.store.figures("idf")["fingerprint"], job.backend, block)
-    if (prepared := _CACHE.get(key)) is None:
+def _prepared(job: TileJob, block: Block, kernel: TileKernel, queries: BlockShape) -> PreparedBlock:
+    cache = _CACHES.setdefault(kernel.name, _PreparedCache())
+    key = (job.store.path, job.store.figures("idf")["fingerprint"], block)
+    if (prepared := cache.get(key)) is None:
         prepared = kernel.prepare(load_weighted(job.store, block, job.settings.features))
-        _CACHE.put(key, prepared, job.cache_bytes)
+        cache.put(key, prepared, _cache_limit(job, kernel, queries))
     return prepared
+
+
+def _cache_limit(job: TileJob, kernel: TileKernel, queries: BlockShape) -> int:
+    """Bytes that indexed blocks may take, in the memory where they lie."""
+    if not isinstance(kernel, DeviceKernel):
+        return job.cache_bytes
+    tile = kernel.device_bytes_needed(queries, queries, job.settings.neighbors.n_neighbors)
+    return kernel.device_memory() - tile

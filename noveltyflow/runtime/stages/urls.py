@@ -60,7 +60,7 @@ class UrlStage:
     executor: Executor
     reporter: Reporter
     block_rows: int | None
-    backend: str
+    backends: Sequence[str]
 
     def run(self, fingerprint: str) -> None:
         """Read, canonicalise, shuffle, collapse and store; then mark the stage done."""
@@ -168,7 +168,7 @@ class UrlStage:
         }
 
     def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
-        projected = tile_bytes(self._sampled_nonzeros(samples), self.settings, self.backend)
+        projected = tile_bytes(self._sampled_nonzeros(samples), self.settings, self.backends)
         block_rows = choose_block_rows(
             projected, n_rows, self.executor.memory_per_thread, self.executor.n_threads, self.block_rows
         )

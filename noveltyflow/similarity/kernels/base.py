@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import astuple, dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
@@ -119,4 +119,24 @@ class TileKernel(Protocol):
         TileStats
             Work done.
         """
+        ...
+
+
+@runtime_checkable
+class DeviceKernel(TileKernel, Protocol):
+    """A kernel whose prepared blocks and scratch space lie in a device's own memory.
+
+    `PreparedBlock.nbytes` then counts device memory, and `bytes_needed` what is taken of the host's.
+    """
+
+    def device_bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        """Return an upper bound of the device memory that a tile takes unless it is halved."""
+        ...
+
+    def device_memory(self) -> int:
+        """Return the bytes of device memory that may be used."""
+        ...
+
+    def limit_device_memory(self, n_bytes: int) -> None:
+        """Use no more than `n_bytes` of device memory."""
         ...

@@ -8,10 +8,11 @@ from collections.abc import Callable
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.similarity.kernels.base import TileKernel
 from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.gpu import GpuKernel
 
 logger = logging.getLogger(__name__)
 
-KERNELS: dict[str, Callable[[], TileKernel]] = {"cpu": CpuKernel}
+KERNELS: dict[str, Callable[[], TileKernel]] = {"gpu": GpuKernel, "cpu": CpuKernel}
 """Kernels by backend name, the preferred first."""
 
 

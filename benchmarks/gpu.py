@@ -1,0 +1,255 @@
+"""The GPU kernel on this machine: whether it is exact, how fast it is, what memory it takes.
+
+    python benchmarks/gpu.py [--list URLS] [--rows N] [--minutes M]
+
+One command for a machine with a CUDA device. It needs Python with numpy, scipy and cupy (for CUDA 12 or 13), and
+this checkout; the CPU kernel, which needs numba, is measured where that can be imported. Markdown is printed as
+the figures come, so that a run that is cut short has told what it found. A result that is not exact ends the
+program with status 1, and a machine without a device with status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+from gpu_bench import Bench, K, once, say, timed  # noqa: E402
+from gpu_machine import Gpu, describe_machine, visible_gpu  # noqa: E402
+from gpu_peers import on_cpu, outcome, peers  # noqa: E402
+from gpu_runs import compare_runs, missing  # noqa: E402
+from url_rows import made_up_urls, read_urls, weighted_rows  # noqa: E402
+
+from noveltyflow.similarity.kernels.folded import KEPT, Folded  # noqa: E402
+from noveltyflow.similarity.kernels.gpu import GpuKernel, Method  # noqa: E402
+from noveltyflow.similarity.kernels.scattered import Scattered  # noqa: E402
+from noveltyflow.similarity.tiles import Block, split_rows, strip  # noqa: E402
+from noveltyflow.similarity.topk import TopK  # noqa: E402
+from noveltyflow.testing.compare import brute_force_rows  # noqa: E402
+from noveltyflow.testing.matrices import SHAPES, unit_rows  # noqa: E402
+
+SHAPE_ROWS = 1500
+METHODS: dict[str, Method] = {
+    "folded, 1,024 buckets": Folded(n_buckets=1024),
+    "folded, 2,048 buckets": Folded(),
+    "folded, 4,096 buckets": Folded(n_buckets=4096),
+    "scattered, head 0.2": Scattered(head_share=0.2),
+    "scattered, head 0.4": Scattered(),
+    "scattered, head 0.6": Scattered(head_share=0.6),
+}
+
+
+def main() -> int:
+    """Run everything that time allows."""
+    arguments = _parser().parse_args()
+    gpu = visible_gpu()
+    if gpu is None:
+        return 2
+    bench = Bench(gpu, time.monotonic() + 60 * arguments.minutes)
+    say("# GPU kernel\n")
+    for name, value in describe_machine(gpu):
+        say(f"- {name}: {value}")
+    run(bench, arguments.list, arguments.rows, arguments.tile_rows)
+    say(f"\n{len(bench.wrong)} checks failed: {bench.wrong}" if bench.wrong else "\nAll checks passed.")
+    return 1 if bench.wrong else 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description="Check and time the GPU kernel on this machine.")
+    data = Path(os.environ.get("NOVELTYFLOW_DATA", HERE.parents[1] / "shared" / "data"))
+    parser.add_argument(
+        "--list", type=Path, default=data / "gov_1m.txt.gz", help="one URL a line, plain or gz"
+    )
+    parser.add_argument("--rows", type=int, help="take this many rows, evenly spread (default: all)")
+    parser.add_argument(
+        "--tile-rows", type=int, default=1 << 16, help="rows of the tile on which methods compete"
+    )
+    parser.add_argument("--minutes", type=float, default=7.5, help="begin nothing that would end later")
+    return parser
+
+
+def run(bench: Bench, path: Path, rows: int | None, tile_rows: int) -> None:
+    """All sections, those first that matter most."""
+    shapes(bench)
+    with timed(bench.gpu) as spent:
+        urls, name = _urls(path, rows)
+        matrix = weighted_rows(urls, threads=os.cpu_count() or 1)
+    n = matrix.shape[0]
+    columns = matrix.nnz / max(n, 1)
+    say(f"\n{n:,} rows of {name}, {columns:.0f} columns a row; read and hashed in {spent.value:.0f} s")
+    middle = max(0, (n - tile_rows) // 2)
+    tile = matrix[middle : middle + tile_rows]
+    bounds(bench, tile)
+    best, known = methods(bench, tile)
+    peers(bench, tile, known)
+    whole(bench, matrix, best)
+    lists(bench, path)
+    end_to_end(bench, urls[middle : middle + tile_rows])
+
+
+def _urls(path: Path, rows: int | None) -> tuple[list[str], str]:
+    if path.exists():
+        return read_urls(path, rows), path.name
+    say(f"\n**{path} does not exist** (give --list, or set NOVELTYFLOW_DATA); made-up URLs are taken")
+    return made_up_urls(rows or 200_000), "made-up URLs"
+
+
+def shapes(bench: Bench) -> None:
+    """Matrices that are hard on kernels, against brute force, bit for bit."""
+    say("\n## Exactness on adversarial matrices\n")
+    say("| matrix | rows | k | method | bit for bit |\n|---|---|---|---|---|")
+    for name, make in SHAPES.items():
+        matrix = unit_rows(make(np.random.default_rng(1), SHAPE_ROWS, 200))
+        for method_name in ("folded, 2,048 buckets", "scattered, head 0.4"):
+            method = METHODS[method_name]
+            few = Folded(n_buckets=64) if isinstance(method, Folded) else Scattered(slab_rows=512)
+            for k in (K, SHAPE_ROWS + 10):
+                found = search(bench.gpu, few, matrix, matrix, k, block_rows=1 + SHAPE_ROWS * 2 // 3)
+                exact = equals_brute_force(found, matrix, np.arange(0, matrix.shape[0], 7), k)
+                way = method_name.partition(",")[0]
+                say(f"| {name} | {matrix.shape[0]:,} | {k} | {way} | {bench.check(name, exact)} |")
+
+
+def search(
+    gpu: Gpu, method: Method, queries: Any, others: Any, k: int, *, block_rows: int | None = None
+) -> TopK:
+    """Neighbours of `queries` among `others`, which are the same rows, by the kernel alone."""
+    kernel = GpuKernel(method, gpu.device)
+    best = TopK.empty(queries.shape[0], k)
+    blocks = split_rows(others.shape[0], block_rows or max(1, others.shape[0]))
+    for part in strip(Block(0, 0, queries.shape[0]), blocks):
+        block = part.candidates
+        prepared = kernel.prepare(others[block.start : block.stop] if len(blocks) > 1 else others)
+        best, _ = kernel.compute(queries, prepared, best, queries_start=0, candidates_start=block.start)
+    return best
+
+
+def equals_brute_force(found: TopK, matrix: Any, rows: Any, k: int) -> bool:
+    """Whether some rows equal scipy's product in float64, which sums in column order as the kernels do."""
+    indices, similarities = brute_force_rows(matrix, rows, k)
+    return np.array_equal(found.indices[rows], indices) and np.array_equal(
+        found.similarities[rows], similarities
+    )
+
+
+def bounds(bench: Bench, tile: Any) -> None:
+    """That folded products, as this device computes them, are upper bounds of similarities."""
+    from noveltyflow.similarity.kernels.device_rows import DeviceRows
+
+    device, xp = bench.gpu.device, bench.gpu.device.xp
+    some = tile[:: max(1, tile.shape[0] // 4096)]
+    part = Folded().prepare(device, DeviceRows.of(device, some), 0)
+    products = xp.empty((part.folded.shape[0],) * 2, np.float16)
+    device.matmul(part.folded, part.folded.T, products)
+    n = some.shape[0]
+    bound = device.to_host(products)[:n, :n].astype(np.float64)
+    exact = (some.astype(np.float64) @ some.astype(np.float64).T).toarray()
+    safe = bool((bound >= exact * KEPT).all())
+    least = float((bound[exact > 0] / exact[exact > 0]).min())
+    say(f"\nFolded products are upper bounds ({n:,} x {n:,} pairs): {bench.check('bounds', safe)}")
+    say(f"The least ratio of bound to similarity is {least:.5f}; {KEPT:.5f} is allowed.")
+
+
+def methods(bench: Bench, tile: Any) -> tuple[str, TopK | None]:
+    """All methods on one tile; the name of the quickest, and the neighbours."""
+    n = tile.shape[0]
+    say(f"\n## One tile, {n:,} x {n:,}, k = {K}\n")
+    say("| method | prepare, s | search, s | scored pairs a row | device memory, MiB | same result |")
+    say("|---|---|---|---|---|---|")
+    known: TopK | None = None
+    times: dict[str, float] = {}
+    for name, method in METHODS.items():
+        if bench.lacks(20, name):
+            continue
+        bench.gpu.reset()
+        found, scored, prepare, seconds = once(bench.gpu, method, tile)
+        _, _, _, again = once(bench.gpu, method, tile)
+        times[name] = min(seconds, again)
+        same = known is None or (
+            np.array_equal(known.indices, found.indices)
+            and np.array_equal(known.similarities, found.similarities)
+        )
+        known = known or found
+        peak = bench.gpu.peak_bytes() / (1 << 20)
+        figures = f"{prepare:.2f} | {times[name]:.3f} | {scored / n:,.0f} | {peak:,.0f}"
+        say(f"| {name} | {figures} | {bench.check(name, same)} |")
+    if known is not None:
+        rows = np.linspace(0, n - 1, min(n, 300), dtype=int)
+        exact = equals_brute_force(known, tile, rows, K)
+        say(f"\n{len(rows)} rows equal brute force bit for bit: {bench.check('tile', exact)}")
+    return min(times, key=lambda name: times[name]) if times else next(iter(METHODS)), known
+
+
+def whole(bench: Bench, matrix: Any, best: str) -> None:
+    """The whole list from CSR on the host to neighbours on the host, by the quickest method."""
+    n = matrix.shape[0]
+    say(f"\n## The whole list: exact neighbours of {n:,} rows, k = {K}\n")
+    known: TopK | None = None
+    for name in dict.fromkeys([best, "folded, 2,048 buckets", "scattered, head 0.4"]):
+        if bench.lacks(60, name):
+            continue
+        bench.gpu.reset()
+        found, scored, preparing, searching = once(bench.gpu, METHODS[name], matrix)
+        peak = bench.gpu.peak_bytes() / (1 << 30)
+        say(
+            f"- {name}: **{preparing + searching:.1f} s** (prepare {preparing:.1f}, search {searching:.1f}), "
+            f"{scored / n:,.0f} scored pairs a row, {peak:.1f} GiB of device memory"
+        )
+        if known is not None:
+            same = np.array_equal(found.indices, known.indices)
+            same &= np.array_equal(found.similarities, known.similarities)
+            say(f"  the same result: {bench.check(f'whole, {name}', same)}")
+        known = known or found
+    if known is not None and not bench.lacks(60, "comparison with brute force"):
+        rows = np.linspace(0, n - 1, min(n, 50), dtype=int)
+        exact = equals_brute_force(known, matrix, rows, K)
+        say(f"- {len(rows)} rows equal brute force bit for bit: {bench.check('whole list', exact)}")
+    if not bench.lacks(60, "the CPU kernel on the whole list"):
+        measured, _, seconds = outcome(lambda: on_cpu(bench, matrix, 2, known)).rpartition(" | ")
+        say(f"- CPU kernel, 2 threads: {measured}; scaled to all rows {seconds} s")
+
+
+def lists(bench: Bench, path: Path, rows: int = 20_000) -> None:
+    """Other lists in the same folder, only for exactness."""
+    others = [other for other in sorted(path.parent.glob("*.gz")) if other != path] if path.exists() else []
+    say("\n## Exactness on other lists\n\n| list | rows | way | bit for bit |\n|---|---|---|---|")
+    for other in others:
+        if bench.lacks(15, other.name):
+            continue
+        try:
+            matrix = weighted_rows(read_urls(other, rows), threads=os.cpu_count() or 1)
+        except KeyError:
+            continue  # a table without a column `url`
+        for way, method in (("folded", Folded()), ("scattered", Scattered())):
+            found = search(bench.gpu, method, matrix, matrix, K)
+            some = np.linspace(0, matrix.shape[0] - 1, min(matrix.shape[0], 200), dtype=int)
+            exact = equals_brute_force(found, matrix, some, K)
+            say(f"| {other.name} | {matrix.shape[0]:,} | {way} | {bench.check(other.name, exact)} |")
+
+
+def end_to_end(bench: Bench, urls: list[str], kinds: Sequence[str] = ("cpu", "gpu", "cpu+gpu")) -> None:
+    """The whole command on workers of each kind and of both."""
+    say(f"\n## Whole runs of {len(urls):,} URLs, workers included\n")
+    if absent := missing():
+        say(f"- skipped: no {', '.join(absent)} here")
+    elif not bench.lacks(90, "whole runs"):
+        say("| workers | seconds | same content |\n|---|---|---|")
+        try:
+            for kind, seconds, same in compare_runs(urls, kinds, bench.deadline - time.monotonic()):
+                say(f"| {kind} | {seconds:.1f} | {bench.check(f'run on {kind}', same)} |")
+        except Exception as error:
+            bench.wrong.append(f"runs: {error}")
+            say(f"| failed: {error} | | |")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

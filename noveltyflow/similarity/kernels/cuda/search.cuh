@@ -1,0 +1,313 @@
+// What the search kernels share: one thread block looks for the neighbours of one query row.
+//
+// A kernel makes 16-bit upper bounds of the row's similarities with many candidates, in whatever way. Here they
+// are scanned against the row's threshold; what reaches it is kept in a buffer of candidates, and a full buffer
+// is emptied by scoring every candidate exactly and inserting it into the row's top k, which raises the threshold.
+// So no number of candidates can overflow anything.
+//
+// The source needs no header of CUDA, so that NVRTC compiles it anywhere.
+#ifndef SEARCH_CUH
+#define SEARCH_CUH
+
+typedef unsigned char u8;
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+
+extern __shared__ __align__(16) u8 arena[];
+
+const int WARP = 32;
+const u32 ALL_LANES = 0xffffffffu;
+const int BOUNDS_PER_THREAD = 8;  // one load of 16 bytes
+const int SPARE_CANDIDATES = 512;
+const int HISTOGRAM_BINS = 2048;
+const u32 ABOVE_ALL_BOUNDS = 0x10000u;
+
+__device__ inline float minus_infinity() { return __int_as_float(0xff800000); }
+
+// CSR rows; columns ascend within a row.
+struct Rows {
+    const i64* indptr;
+    const int* columns;
+    const float* weights;
+};
+
+// Lives in shared memory.
+struct Progress {
+    float threshold;  // similarity in the last slot of the row's top k
+    int candidates;   // in the buffer
+    u32 pivot;
+    u64 scored;
+    u64 products;  // added to bounds
+};
+
+// One query row against a block of candidates. Every thread holds the same values.
+struct Search {
+    const int* columns;
+    const float* weights;
+    int length;
+    Rows others;
+    i64 others_start;  // global number of the first candidate
+    i64 own;           // the candidate that is the query row itself, or a number that none has
+    float* similarities;
+    i64* neighbors;
+    int k;
+    Progress* progress;
+    int* buffer;
+    float* scores;
+    u32* histogram;  // shares its memory with the buffer, and is used only while that is empty
+};
+
+__device__ inline int lane_of_thread() { return threadIdx.x % WARP; }
+
+// Candidates that one step of a scan may add, beyond those that make the buffer count as full.
+__device__ inline int buffer_capacity() { return blockDim.x * BOUNDS_PER_THREAD + SPARE_CANDIDATES; }
+
+// Bytes of shared memory that `begin_search` takes; the host computes the same.
+__device__ inline u8* after_search(int staged) {
+    int both = 8 * buffer_capacity();
+    int histogram = 4 * HISTOGRAM_BINS;
+    return arena + sizeof(Progress) + 8 * staged + (both > histogram ? both : histogram);
+}
+
+// Stages the row in shared memory if it has at most `staged` entries. `staged` is a multiple of 4.
+__device__ inline Search begin_search(Rows queries, Rows others, i64 others_start, i64 self_offset,
+                                      float* similarities, i64* neighbors, int k, int staged) {
+    i64 row = blockIdx.x;
+    i64 first = queries.indptr[row];
+    Search search;
+    search.length = (int)(queries.indptr[row + 1] - first);
+    search.columns = queries.columns + first;
+    search.weights = queries.weights + first;
+    search.others = others;
+    search.others_start = others_start;
+    search.own = row + self_offset;
+    search.similarities = similarities + row * k;
+    search.neighbors = neighbors + row * k;
+    search.k = k;
+    search.progress = (Progress*)arena;
+    int* columns = (int*)(arena + sizeof(Progress));
+    float* weights = (float*)(columns + staged);
+    search.buffer = (int*)(weights + staged);
+    search.scores = (float*)(search.buffer + buffer_capacity());
+    search.histogram = (u32*)search.buffer;
+    if (search.length <= staged) {
+        for (int i = threadIdx.x; i < search.length; i += blockDim.x) {
+            columns[i] = search.columns[i];
+            weights[i] = search.weights[i];
+        }
+        search.columns = columns;
+        search.weights = weights;
+    }
+    if (threadIdx.x == 0) {
+        search.progress->threshold = search.similarities[k - 1];
+        search.progress->candidates = 0;
+        search.progress->scored = 0;
+        search.progress->products = 0;
+    }
+    __syncthreads();
+    return search;
+}
+
+// Place of `column` in the query row, or -1.
+__device__ inline int find_column(const Search& search, int column) {
+    int low = 0;
+    int high = search.length;
+    while (low < high) {
+        int middle = (low + high) / 2;
+        if (search.columns[middle] < column) {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    return low < search.length && search.columns[low] == column ? low : -1;
+}
+
+// Product of the weights at one place of a candidate, and whether the query row has that column at all. The
+// product of two float32 is exact in float64, so contraction to a fused multiply-add could not change a sum.
+__device__ inline bool product_at(const Search& search, i64 place, i64 end, double* product) {
+    *product = 0.0;
+    if (place >= end) return false;
+    int found = find_column(search, search.others.columns[place]);
+    if (found < 0) return false;
+    *product = __dmul_rn((double)search.weights[found], (double)search.others.weights[place]);
+    return true;
+}
+
+// Whether a similarity may reach the threshold, given its terms summed in any order. Two orders of n terms
+// differ by at most n 2^-52 times the sum of their absolute values, which for rows of unit norm (within 0.001)
+// and fewer than 2^21 entries is below 2^-30; rounding to float32 moves a similarity by at most 2^-24 of itself.
+__device__ inline bool may_reach(double unordered, float threshold) {
+    return unordered >= (double)threshold - (fabs((double)threshold) * (1.0 / (1 << 23)) + 1.0 / (1 << 29));
+}
+
+// The similarity of a candidate, computed by one warp: products in ascending column order, summed in float64,
+// rounded once. Minus infinity if no column is shared or the threshold is surely not reached.
+__device__ inline float similarity_of(const Search& search, int candidate, float threshold) {
+    i64 first = search.others.indptr[candidate];
+    i64 end = search.others.indptr[candidate + 1];
+    double product;
+    double unordered = 0.0;
+    bool shares = false;
+    for (i64 base = first; base < end; base += WARP) {
+        shares |= product_at(search, base + lane_of_thread(), end, &product);
+        unordered += product;
+    }
+    for (int distance = WARP / 2; distance > 0; distance /= 2) {
+        unordered += __shfl_xor_sync(ALL_LANES, unordered, distance);
+    }
+    if (!__any_sync(ALL_LANES, shares) || !may_reach(unordered, threshold)) return minus_infinity();
+    double sum = 0.0;
+    for (i64 base = first; base < end; base += WARP) {
+        u32 lanes = __ballot_sync(ALL_LANES, product_at(search, base + lane_of_thread(), end, &product));
+        for (; lanes != 0; lanes &= lanes - 1) {
+            sum = __dadd_rn(sum, __shfl_sync(ALL_LANES, product, __ffs(lanes) - 1));
+        }
+    }
+    return __double2float_rn(sum);
+}
+
+// Inserts a neighbour into the row's top k, in the total order of TopK; one that is there changes nothing.
+// Called by one warp.
+__device__ inline void insert_neighbor(const Search& search, float similarity, i64 row) {
+    int before = 0;
+    for (int base = 0; base < search.k; base += WARP) {
+        int slot = base + lane_of_thread();
+        float other = slot < search.k ? search.similarities[slot] : minus_infinity();
+        i64 other_row = slot < search.k ? search.neighbors[slot] : -1;
+        bool tied = other == similarity;
+        if (__any_sync(ALL_LANES, tied && other_row == row)) return;
+        before += __popc(__ballot_sync(ALL_LANES, other > similarity || (tied && other_row < row)));
+    }
+    if (before == search.k) return;
+    // From the last slots to the first, so that no slot is overwritten before it was moved.
+    for (int base = (search.k - 1) / WARP * WARP; base + WARP > before; base -= WARP) {
+        int slot = base + lane_of_thread();
+        bool moves = slot > before && slot < search.k;
+        float other = moves ? search.similarities[slot - 1] : 0.0f;
+        i64 other_row = moves ? search.neighbors[slot - 1] : 0;
+        __syncwarp();
+        if (moves) {
+            search.similarities[slot] = other;
+            search.neighbors[slot] = other_row;
+        }
+        __syncwarp();
+    }
+    if (lane_of_thread() == 0) {
+        search.similarities[before] = similarity;
+        search.neighbors[before] = row;
+    }
+    __syncwarp();
+}
+
+// Scores the candidates in the buffer and empties it. Called by all threads, behind a barrier.
+__device__ inline void score_candidates(const Search& search) {
+    int count = search.progress->candidates;
+    float threshold = search.progress->threshold;
+    for (int i = threadIdx.x / WARP; i < count; i += blockDim.x / WARP) {
+        float similarity = similarity_of(search, search.buffer[i], threshold);
+        if (lane_of_thread() == 0) search.scores[i] = similarity;
+    }
+    __syncthreads();
+    if (threadIdx.x < WARP) {
+        for (int base = 0; base < count; base += WARP) {
+            int i = base + lane_of_thread();
+            float score = i < count ? search.scores[i] : minus_infinity();
+            float last = search.similarities[search.k - 1];
+            u32 lanes = __ballot_sync(ALL_LANES, score > minus_infinity() && score >= last);
+            for (; lanes != 0; lanes &= lanes - 1) {
+                int lane = __ffs(lanes) - 1;
+                int candidate = search.buffer[base + lane];
+                insert_neighbor(search, __shfl_sync(ALL_LANES, score, lane), search.others_start + candidate);
+            }
+        }
+        if (threadIdx.x == 0) {
+            search.progress->threshold = search.similarities[search.k - 1];
+            search.progress->candidates = 0;
+            search.progress->scored += count;
+        }
+    }
+    __syncthreads();
+}
+
+// Which of the two bounds in a word are at least `wanted` and below `below`, as bits.
+__device__ inline u32 hits_in(u32 word, u32 wanted, u32 below) {
+    u32 low = word & 0xffffu;
+    u32 high = word >> 16;
+    return (u32)(low >= wanted && low < below) | (u32)(high >= wanted && high < below) << 1;
+}
+
+// Scores every candidate whose bound is at least 1 and at least what the threshold asks for, but below `below`.
+// `bounds` has 16-byte alignment and `n` is a multiple of 8; candidate i of the bounds is row `first + i`.
+template <class Bounds>
+__device__ void scan_range(const Search& search, const Bounds& kind, const u16* bounds, int n, int first,
+                           u32 lowest, u32 below) {
+    u32 wanted = max(lowest, kind.lowest(search.progress->threshold));
+    for (int base = 0; base < n; base += blockDim.x * BOUNDS_PER_THREAD) {
+        int place = base + threadIdx.x * BOUNDS_PER_THREAD;
+        bool filled = false;
+        if (place < n) {
+            uint4 words = *(const uint4*)(bounds + place);
+            u32 hits = hits_in(words.x, wanted, below) | hits_in(words.y, wanted, below) << 2 |
+                       hits_in(words.z, wanted, below) << 4 | hits_in(words.w, wanted, below) << 6;
+            for (; hits != 0; hits &= hits - 1) {
+                int candidate = first + place + __ffs(hits) - 1;
+                if (candidate == search.own) continue;
+                int slot = atomicAdd(&search.progress->candidates, 1);
+                search.buffer[slot] = candidate;
+                filled |= slot + 1 >= SPARE_CANDIDATES;
+            }
+        }
+        // The vote is also the barrier that makes the buffer complete, and all threads get the same answer.
+        if (__syncthreads_or(filled)) {
+            score_candidates(search);
+            wanted = max(lowest, kind.lowest(search.progress->threshold));
+        }
+    }
+    score_candidates(search);
+}
+
+// A bound that about `count` candidates reach: at least so many, unless fewer have a bound above 0.
+template <class Bounds>
+__device__ u32 bound_of_best(const Search& search, const Bounds& kind, const u16* bounds, int n, u32 count) {
+    for (int bin = threadIdx.x; bin < HISTOGRAM_BINS; bin += blockDim.x) search.histogram[bin] = 0;
+    __syncthreads();
+    for (int i = threadIdx.x; i < n; i += blockDim.x) {
+        if (bounds[i] != 0) atomicAdd(&search.histogram[bounds[i] >> kind.bin_shift()], 1u);
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        u32 seen = 0;
+        int bin = HISTOGRAM_BINS;
+        while (bin > 0 && seen < count) seen += search.histogram[--bin];
+        search.progress->pivot = max((u32)bin << kind.bin_shift(), 1u);
+    }
+    __syncthreads();
+    return search.progress->pivot;
+}
+
+// Scores all candidates that may belong to the row's top k. While that has empty slots, the candidates with the
+// best bounds come first, so that the others meet a threshold.
+template <class Bounds>
+__device__ void scan(const Search& search, const Bounds& kind, const u16* bounds, int n, int first) {
+    u32 below = ABOVE_ALL_BOUNDS;
+    if (search.progress->threshold == minus_infinity()) {
+        u32 pivot = bound_of_best(search, kind, bounds, n, 2 * search.k + 16);
+        scan_range(search, kind, bounds, n, first, pivot, below);
+        below = pivot;
+    }
+    scan_range(search, kind, bounds, n, first, 1u, below);
+}
+
+// Adds what the block did to `work`: [0] candidates scored, [1] products added to bounds.
+__device__ inline void report(const Search& search, u64* work) {
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        atomicAdd(&work[0], search.progress->scored);
+        atomicAdd(&work[1], search.progress->products);
+    }
+}
+
+#endif

@@ -1,0 +1,142 @@
+"""The device that the GPU kernel runs on, behind a protocol small enough to be emulated."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol
+
+DeviceArray = Any
+"""An array of the device, with numpy's interface."""
+
+SOURCES = Path(__file__).parent / "cuda"
+"""Folder of the CUDA C sources."""
+MODULES = {
+    "folded": ("fold_rows", "scan_folded"),
+    "postings": ("count_postings", "fill_postings", "search_postings"),
+}
+"""Names of the kernels by the stem of their source."""
+COMPILER_OPTIONS = ("-std=c++17",)
+_SHARED_SOURCE = "search.cuh"
+_UNASKED_SHARED_BYTES = 48 << 10
+_MEMORY_SHARE = 0.9
+_NO_REDUCED_PRECISION = 16
+"""cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
+
+
+class Device(Protocol):
+    """What the GPU kernel needs of a device. An array that does not fit raises `MemoryError`."""
+
+    @property
+    def xp(self) -> Any:
+        """Module with numpy's functions for arrays of the device."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Shared memory that one thread block may have."""
+
+    def to_host(self, array: DeviceArray) -> Any:
+        """Copy an array to a numpy array."""
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """Product of matrices of float16, summed in float32, rounded once to float16."""
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """Run a kernel of `MODULES`; arguments are arrays of the device and numpy scalars."""
+
+    def release(self) -> None:
+        """Give memory that is kept for reuse back to the device."""
+
+    def memory(self) -> int:
+        """Bytes that arrays may take in all."""
+
+    def limit_memory(self, n_bytes: int) -> None:
+        """Let arrays take no more than `n_bytes`."""
+
+
+class CupyDevice:
+    """The current CUDA device of this process, through CuPy."""
+
+    def __init__(self) -> None:
+        import cupy
+
+        self.xp = cupy
+        runtime = cupy.cuda.runtime
+        attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
+        self.shared_bytes = int(runtime.deviceGetAttribute(attribute, cupy.cuda.Device().id))
+        self._kernels = {
+            name: function
+            for stem, names in MODULES.items()
+            for name, function in _compile(cupy, stem, names)
+        }
+
+    def to_host(self, array: DeviceArray) -> Any:
+        """See `Device.to_host`."""
+        return self.xp.asnumpy(array)
+
+    def matmul(self, a: DeviceArray, b: DeviceArray, out: DeviceArray) -> None:
+        """See `Device.matmul`; cuBLAS's mode is set each time, because the handle is the thread's."""
+        cublas = self.xp.cuda.cublas
+        handle = self.xp.cuda.get_cublas_handle()
+        before = cublas.getMathMode(handle)
+        cublas.setMathMode(handle, _NO_REDUCED_PRECISION)
+        try:
+            self.xp.matmul(a, b, out=out)
+        finally:
+            cublas.setMathMode(handle, before)
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        """See `Device.launch`."""
+        kernel = self._kernels[name]
+        if shared > _UNASKED_SHARED_BYTES:
+            kernel.max_dynamic_shared_size_bytes = shared
+        kernel((blocks,), (threads,), tuple(arguments), shared_mem=shared)
+
+    def release(self) -> None:
+        """See `Device.release`."""
+        self.xp.get_default_memory_pool().free_all_blocks()
+
+    def memory(self) -> int:
+        """See `Device.memory`; where no limit was set, a tenth is left to others."""
+        _, total = self.xp.cuda.runtime.memGetInfo()
+        return self.xp.get_default_memory_pool().get_limit() or int(total * _MEMORY_SHARE)
+
+    def limit_memory(self, n_bytes: int) -> None:
+        """See `Device.limit_memory`; it is CuPy's memory pool that keeps the limit."""
+        self.xp.get_default_memory_pool().set_limit(size=n_bytes)
+
+
+def source_of(stem: str) -> str:
+    """CUDA C of one of `MODULES`, complete.
+
+    What it includes is put in its place, because CuPy's cache of compiled kernels looks at the text alone, and
+    would not see that an included file has changed.
+    """
+    shared = (SOURCES / _SHARED_SOURCE).read_text(encoding="utf-8")
+    text = (SOURCES / f"{stem}.cu").read_text(encoding="utf-8")
+    return text.replace(f'#include "{_SHARED_SOURCE}"', shared)
+
+
+def _compile(cupy: Any, stem: str, names: Sequence[str]) -> list[tuple[str, Any]]:
+    module = cupy.RawModule(code=source_of(stem), options=COMPILER_OPTIONS)
+    return [(name, module.get_function(name)) for name in names]
+
+
+@cache
+def has_cuda() -> bool:
+    """Whether this process can use a CUDA device: a driver, CuPy, and a device that answers."""
+    try:
+        # Cheap, and so asked first: most machines have no driver.
+        ctypes.CDLL("libcuda.so.1")
+        import cupy
+    except (OSError, ImportError):
+        return False
+    return bool(cupy.cuda.is_available())
+
+
+@cache
+def cuda_device() -> CupyDevice:
+    """Return the device of this process; its kernels are compiled once."""
+    return CupyDevice()

@@ -1,0 +1,225 @@
+"""The tile kernel for CUDA devices: CUDA C compiled through CuPy, the same bits as on the CPU."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+from weakref import ref
+
+import numpy as np
+
+from noveltyflow.errors import ResourceError
+from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
+from noveltyflow.similarity.kernels.device import Device, cuda_device, has_cuda
+from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, rows_bytes
+from noveltyflow.similarity.kernels.folded import Folded
+from noveltyflow.similarity.topk import TopK
+from noveltyflow.types import CsrMatrix
+
+logger = logging.getLogger(__name__)
+
+_NOBODY = -(1 << 62)
+_Result = TypeVar("_Result")
+
+
+class Part(Protocol):
+    """Candidates as a method prepared them."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes on the device."""
+
+
+class Method(Protocol):
+    """A way to find the pairs that are worth scoring; all ways score them alike."""
+
+    @property
+    def query_rows(self) -> int:
+        """Query rows that are searched at a time."""
+
+    def prepare(self, device: Device, rows: DeviceRows, start: int) -> Any:
+        """Index candidates, of which the first is row `start` of its block."""
+
+    def search(self, device: Device, part: Any, search: DeviceSearch, candidates_start: int) -> int:
+        """Merge the neighbours among the candidates into `search`; multiply-adds that the host knows of."""
+
+    def device_bytes(self, queries: BlockShape, candidates: BlockShape) -> int:
+        """Upper bound of the device memory of a tile beside the rows and neighbours themselves."""
+
+
+@dataclass(frozen=True, eq=False)
+class GpuPrepared:
+    """Candidates in device memory, in one part or, where that did not fit at once, in several."""
+
+    n_rows: int
+    parts: tuple[Part, ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of device memory; none is held on the host."""
+        return sum(part.nbytes for part in self.parts)
+
+
+class GpuKernel:
+    """Exact tiles on the CUDA device of this process.
+
+    A tile that does not fit into device memory is halved until it does, which is logged.
+
+    Parameters
+    ----------
+    method : Folded or Scattered, optional
+        How pairs worth scoring are found; it does not change the result.
+    device : Device, optional
+        By default the process's CUDA device, which is not touched before the first block is prepared.
+    """
+
+    name = "gpu"
+
+    def __init__(self, method: Method | None = None, device: Device | None = None) -> None:
+        self._method: Method = method or Folded()
+        self._chosen_device = device
+        self._uploaded: tuple[ref[CsrMatrix], DeviceRows] | None = None
+
+    @property
+    def _device(self) -> Device:
+        return self._chosen_device or cuda_device()
+
+    def is_usable(self) -> bool:
+        """Whether there are a driver, CuPy and a device."""
+        return self._chosen_device is not None or has_cuda()
+
+    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        """Return the bytes of host memory: the result, its copy, and row starts as int64."""
+        return 2 * 12 * n_neighbors * queries.rows + 8 * (queries.rows + candidates.rows + 2)
+
+    def device_bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        """Return an upper bound of the device memory of a tile that is not halved."""
+        rows = rows_bytes(queries) + rows_bytes(candidates)
+        return rows + 12 * n_neighbors * queries.rows + self._method.device_bytes(queries, candidates)
+
+    def device_memory(self) -> int:
+        """See `DeviceKernel.device_memory`."""
+        return self._device.memory()
+
+    def limit_device_memory(self, n_bytes: int) -> None:
+        """See `DeviceKernel.limit_device_memory`."""
+        self._device.limit_memory(n_bytes)
+
+    def prepare(self, block: CsrMatrix) -> GpuPrepared:
+        """Copy `block` to the device and index it there."""
+        return GpuPrepared(block.shape[0], tuple(self._prepare(block, 0)))
+
+    def compute(
+        self,
+        queries: CsrMatrix,
+        candidates: PreparedBlock,
+        best: TopK,
+        *,
+        queries_start: int,
+        candidates_start: int,
+        exclude_self: bool = True,
+    ) -> tuple[TopK, TileStats]:
+        """Merge the tile's neighbours into `best`; see `TileKernel.compute`.
+
+        `queries` stay on the device for the next call with the same object, so it must not be changed.
+        """
+        if not isinstance(candidates, GpuPrepared):
+            raise TypeError(f"a block prepared by the gpu kernel is needed, not {type(candidates).__name__}")
+        found = best.copy()
+        scored = products = 0
+        if queries.nnz:
+            tile = _Tile(candidates, candidates_start, queries_start, exclude_self)
+            scored, products = self._compute(queries, found, tile, 0)
+        return found, TileStats(queries.shape[0], products, scored, scored)
+
+    def _prepare(self, block: CsrMatrix, start: int) -> list[Part]:
+        if not block.nnz:
+            return []
+        return self._halving(
+            "candidates",
+            block.shape[0],
+            lambda: [self._method.prepare(self._device, DeviceRows.of(self._device, block), start)],
+            lambda middle: (
+                self._prepare(block[:middle], start) + self._prepare(block[middle:], start + middle)
+            ),
+        )
+
+    def _compute(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
+        """Search for the rows of `queries`, the first of which is row `start` of the tile."""
+
+        def halves(middle: int) -> tuple[int, int]:
+            left = self._compute(queries[:middle], found.rows(0, middle), tile, start)
+            right = self._compute(queries[middle:], found.rows(middle, found.n_rows), tile, start + middle)
+            return left[0] + right[0], left[1] + right[1]
+
+        return self._halving(
+            "query rows", queries.shape[0], lambda: self._search(queries, found, tile, start), halves
+        )
+
+    def _halving(
+        self,
+        what: str,
+        rows: int,
+        whole: Callable[[], _Result],
+        halves: Callable[[int], _Result],
+    ) -> _Result:
+        """Do `whole()`; if the device's memory is too small for it, let go of what can be and do `halves`."""
+        device = self._device
+        try:
+            return whole()
+        except MemoryError as error:  # CuPy's own error is one, and so is that of an RMM pool
+            if rows == 1:
+                raise ResourceError(
+                    f"the device's memory is too small for a single row of {what} beside what it already "
+                    f"holds: {error}; lower --block-rows, or leave out the other users of the device"
+                ) from error
+            logger.warning("out of device memory: %d %s are halved", rows, what)
+        # Here and not in the handler, where the traceback would keep the arrays alive.
+        self._uploaded = None
+        device.release()
+        return halves(rows // 2)
+
+    def _search(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
+        rows = self._upload(queries)
+        scored = products = 0
+        for first in range(0, rows.n_rows, self._method.query_rows):
+            stop = min(first + self._method.query_rows, rows.n_rows)
+            search = self._begin(rows.part(first, stop), found.rows(first, stop), tile, start + first)
+            for part in tile.candidates.parts:
+                products += self._method.search(self._device, part, search, tile.candidates_start)
+            known, target = search.known(self._device), found.rows(first, stop)
+            target.similarities[:] = known.similarities
+            target.indices[:] = known.indices
+            work = self._device.to_host(search.work)
+            scored, products = scored + int(work[0]), products + int(work[1])
+        return scored, products
+
+    def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
+        xp, first = self._device.xp, tile.queries_start + start
+        return DeviceSearch(
+            rows,
+            xp.array(known.similarities),
+            xp.array(known.indices),
+            first,
+            first if tile.exclude_self else _NOBODY,
+            xp.zeros(2, np.uint64),
+        )
+
+    def _upload(self, queries: CsrMatrix) -> DeviceRows:
+        """The rows on the device, where those of the last call still are."""
+        # Through a variable of its own: several threads may use the kernel, each with other rows.
+        uploaded = self._uploaded
+        if uploaded is None or uploaded[0]() is not queries:
+            uploaded = self._uploaded = None  # gives the memory back first
+            uploaded = self._uploaded = (ref(queries), DeviceRows.of(self._device, queries))
+        return uploaded[1]
+
+
+@dataclass(frozen=True, eq=False)
+class _Tile:
+    candidates: GpuPrepared
+    candidates_start: int
+    queries_start: int
+    exclude_self: bool

@@ -1,0 +1,113 @@
+"""A device that is not there: numpy arrays, and the CUDA sources compiled by the C++ compiler."""
+
+from __future__ import annotations
+
+import ctypes
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from noveltyflow.similarity.kernels.device import SOURCES
+
+HERE = Path(__file__).parent
+
+
+def build(folder: Path) -> Path:
+    """Compile the kernels into a library; a compiler is part of what the tests need."""
+    compiler = shutil.which("g++")
+    if compiler is None:
+        raise RuntimeError("no g++: install a C++ compiler, the CUDA sources are tested through it")
+    library = folder / "emulated.so"
+    header = ["-include", str(HERE / "cuda_emulation.h"), f"-I{SOURCES}"]
+    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    command = [compiler, *options, *header, str(HERE / "emulated.cpp"), "-o", str(library)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return library
+
+
+class LimitedNumpy:
+    """numpy, whose arrays cannot be larger than a limit."""
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+
+    def __getattr__(self, name: str) -> Any:
+        function = getattr(np, name)
+        return self._limited(function) if name in ("array", "asarray", "empty", "zeros") else function
+
+    def _limited(self, function: Any) -> Any:
+        def limited(*args: Any, **options: Any) -> Any:
+            array = function(*args, **options)
+            if array.nbytes > self.limit:
+                raise MemoryError(f"{array.nbytes} bytes")
+            return array.copy()
+
+        return limited
+
+
+class EmulatedDevice:
+    """Runs the kernels on this CPU.
+
+    Parameters
+    ----------
+    library
+        What `build` gave, loaded.
+    threads
+        Threads of a block, in place of what the host code asks for; fewer are quicker to emulate.
+    backwards
+        Run the threads of a block in descending order between barriers.
+    limit
+        Bytes that one array may have.
+    """
+
+    def __init__(
+        self,
+        library: ctypes.PyDLL,
+        *,
+        threads: int = 64,
+        backwards: bool = False,
+        limit: int = 1 << 40,
+        shared_bytes: int = 227 << 10,
+    ) -> None:
+        self._library = library
+        self._threads = threads
+        self._backwards = backwards
+        self.xp = LimitedNumpy(limit)
+        self.shared_bytes = shared_bytes
+        self.released = 0
+
+    def to_host(self, array: Any) -> Any:
+        return array.copy()
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        out[:] = (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float16)
+
+    def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
+        assert shared <= self.shared_bytes
+        if name not in ("count_postings", "fill_postings"):
+            threads = min(threads, self._threads)
+        values = [self._value(argument) for argument in arguments]
+        addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
+        function = getattr(self._library, f"emulate_{name}")
+        function(ctypes.c_uint(blocks), ctypes.c_uint(threads), ctypes.c_int(self._backwards), addresses)
+
+    @staticmethod
+    def _value(argument: Any) -> Any:
+        if isinstance(argument, np.ndarray):
+            assert argument.flags.c_contiguous
+            return ctypes.c_void_p(argument.ctypes.data)
+        return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())
+
+    def release(self) -> None:
+        self.released += 1
+
+    def memory(self) -> int:
+        return self.xp.limit
+
+    def limit_memory(self, n_bytes: int) -> None:
+        self.xp.limit = n_bytes

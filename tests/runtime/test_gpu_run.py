@@ -1,0 +1,101 @@
+"""Whole runs whose tiles are computed by the GPU kernel, on the emulated device."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import pytest
+from emulation.device import EmulatedDevice
+from helpers import some_urls
+
+from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import ResourceError
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages import neighbors
+from noveltyflow.similarity.kernels import registry
+from noveltyflow.similarity.kernels.base import DeviceKernel
+from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.gpu import GpuKernel
+from noveltyflow.testing.runs import assert_same_content
+
+SETTINGS = ScoringSettings(
+    features=FeatureSettings(n_features=512), neighbors=NeighborSettings(n_neighbors=4)
+)
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.kept = 0
+        """Indexed blocks that lay on the device when the last tile was done."""
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+    def finish(self, message: str) -> None:
+        if message.endswith("tiles") and "gpu" in neighbors._CACHES:
+            self.kept = len(neighbors._CACHES["gpu"]._blocks)
+
+
+class WithDevice(SerialExecutor):
+    """A serial executor that knows how large the device is."""
+
+    def __init__(self, device_bytes: int) -> None:
+        super().__init__()
+        self._device_bytes = device_bytes
+
+    def device_memory(self) -> int | None:
+        return self._device_bytes
+
+
+@pytest.fixture
+def device(library: ctypes.PyDLL, monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
+    device = EmulatedDevice(library, threads=32)
+    monkeypatch.setitem(registry.KERNELS, "gpu", lambda: GpuKernel(device=device))
+    monkeypatch.setattr(neighbors, "_CACHES", {})
+    return device
+
+
+@pytest.fixture
+def urls(tmp_path: Path) -> Path:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(90, seed=2)))
+    return tmp_path / "urls.txt"
+
+
+def run(urls: Path, backend: str, executor: SerialExecutor) -> tuple[str, Notes]:
+    out, reporter = str(urls.with_name(f"{backend}.zarr")), Notes()
+    plan = plan_run([str(urls)], out, SETTINGS)
+    execute(plan, executor, reporter, block_rows=30, backend=backend)
+    return out, reporter
+
+
+@pytest.mark.parametrize("device_bytes", [1 << 30, 10_000])
+def test_content_and_plan(device_bytes: int, device: EmulatedDevice, urls: Path) -> None:
+    expected, _ = run(urls, "cpu", SerialExecutor())
+    found, reporter = run(urls, "gpu", WithDevice(device_bytes))
+    assert_same_content(found, expected)
+    (plan,) = (note for note in reporter.notes if "device memory" in note)
+    assert ("tiles will be halved" in plan) is (device_bytes < 1 << 30)
+    assert (device.released > 0) is (device_bytes < 1 << 30)
+    assert device.memory() == device_bytes
+
+
+@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 3), (10_000, 0)])
+def test_indexed_blocks_are_kept_as_far_as_there_is_room_for_a_tile_beside(
+    device_bytes: int, kept: int, device: EmulatedDevice, urls: Path
+) -> None:
+    _, reporter = run(urls, "gpu", WithDevice(device_bytes))
+    assert reporter.kept == kept
+
+
+def test_a_device_too_small_for_one_row_ends_the_run(device: EmulatedDevice, urls: Path) -> None:
+    with pytest.raises(ResourceError, match="single row"):
+        run(urls, "gpu", WithDevice(64))
+
+
+def test_which_kernels_have_memory_of_their_own(device: EmulatedDevice) -> None:
+    assert isinstance(GpuKernel(device=device), DeviceKernel)
+    assert not isinstance(CpuKernel(), DeviceKernel)

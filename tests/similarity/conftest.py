@@ -1,0 +1,3 @@
+from emulation.fixtures import library, library_path
+
+__all__ = ["library", "library_path"]

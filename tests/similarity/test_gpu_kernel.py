@@ -1,0 +1,249 @@
+"""The CUDA sources, run on the CPU by `tests/emulation` and compiled for real devices by NVRTC."""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from cupy.cuda import nvrtc
+from emulation.device import EmulatedDevice
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from noveltyflow.errors import ResourceError
+from noveltyflow.similarity.kernels import device_rows, folded, scattered
+from noveltyflow.similarity.kernels.base import BlockShape
+from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.device import COMPILER_OPTIONS, MODULES, SOURCES, source_of
+from noveltyflow.similarity.kernels.device_rows import DeviceRows
+from noveltyflow.similarity.kernels.folded import Folded
+from noveltyflow.similarity.kernels.gpu import GpuKernel
+from noveltyflow.similarity.kernels.scattered import Scattered
+from noveltyflow.similarity.neighbors import search
+from noveltyflow.similarity.topk import TopK
+from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
+from noveltyflow.testing.naive import naive_kneighbors
+
+METHODS = {
+    "folded": Folded(n_buckets=16, query_rows=24, candidate_rows=32),
+    "folded, a bucket for each column": Folded(),
+    "scattered": Scattered(slab_rows=16, query_rows=24),
+    "scattered, large head": Scattered(slab_rows=32, head_share=0.9),
+}
+every_shape = pytest.mark.parametrize("shape", sorted(SHAPES))
+every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+
+
+@pytest.fixture
+def device(library):
+    return EmulatedDevice(library)
+
+
+def assert_identical(left, right):
+    np.testing.assert_array_equal(left.indices, right.indices)
+    np.testing.assert_array_equal(left.similarities, right.similarities)
+
+
+def on_cpu(queries, others, k, **options):
+    return search(queries, others, k, CpuKernel(), **options)[0]
+
+
+def on_gpu(queries, others, k, method, device, **options):
+    return search(queries, others, k, GpuKernel(method, device), **options)[0]
+
+
+@every_method
+@every_shape
+@few
+@given(st.data(), st.integers(1, 50))
+def test_equals_the_naive_reference(shape, method, device, data, n_neighbors):
+    X = data.draw(unit_matrices(shape))
+    assert_identical(on_gpu(X, X, n_neighbors, method, device), TopK(*naive_kneighbors(X, n_neighbors)[::-1]))
+
+
+@every_method
+@every_shape
+@few
+@given(st.data(), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.booleans())
+def test_block_size_and_thread_order_do_not_change_the_result(
+    shape, method, library, data, n_neighbors, block_rows, query_rows, backwards
+):
+    X = data.draw(unit_matrices(shape))
+    device = EmulatedDevice(library, threads=32 if backwards else 96, backwards=backwards)
+    found = on_gpu(X, X, n_neighbors, method, device, block_rows=block_rows, query_rows=query_rows)
+    assert_identical(found, on_cpu(X, X, n_neighbors))
+
+
+@every_method
+def test_equals_the_cpu_between_two_matrices(method, device):
+    both = unit_rows(SHAPES["skewed"](np.random.default_rng(1), 200, 60))
+    X, Y = both[::3], both[40:]
+    found = on_gpu(X, Y, 9, method, device, exclude_self=False)
+    assert_identical(found, on_cpu(X, Y, 9, exclude_self=False))
+
+
+@every_method
+def test_more_candidates_than_the_buffer_holds(method, device):
+    rng = np.random.default_rng(2)
+    X = unit_rows(SHAPES["duplicates"](rng, 3000, 8) + 0.5)
+    queries = X[1200:1204]
+    found = on_gpu(queries, X, 700, method, device, exclude_self=False)
+    assert_identical(found, on_cpu(queries, X, 700, exclude_self=False))
+
+
+@every_method
+def test_rows_longer_than_shared_memory(method, device):
+    rng = np.random.default_rng(3)
+    X = unit_rows(rng.random((30, 3000)) * (rng.random((30, 3000)) < rng.random((30, 1))))
+    assert np.diff(X.indptr).max() > device_rows.STAGED_ENTRIES > np.diff(X.indptr).min()
+    assert_identical(on_gpu(X, X, 5, method, device), on_cpu(X, X, 5))
+
+
+@every_method
+def test_rows_that_could_overflow_an_accumulator(method, device):
+    rng = np.random.default_rng(4)
+    dense = rng.random((6, 40_000)) * (rng.random((6, 40_000)) < 0.001)
+    dense[2:4] = rng.random((2, 40_000)) + 0.5
+    X = unit_rows(dense)
+    assert_identical(on_gpu(X, X, 3, method, device), on_cpu(X, X, 3))
+
+
+@every_method
+@pytest.mark.parametrize("threshold", [0.0, -0.5, 1e-6, 0.7, 1.0])
+def test_known_neighbours_come_in_and_go_out(method, threshold, device):
+    X = unit_rows(SHAPES["signed"](np.random.default_rng(5), 60, 20))
+    known = TopK(np.full((60, 4), threshold, np.float32), np.tile(np.arange(900, 904), (60, 1)))
+    before = known.copy()
+    kernel = GpuKernel(method, device)
+    found, stats = kernel.compute(X, kernel.prepare(X), known, queries_start=7, candidates_start=7)
+    reference = CpuKernel()
+    expected, _ = reference.compute(X, reference.prepare(X), known, queries_start=7, candidates_start=7)
+    assert_identical(found, expected)
+    assert_identical(known, before)
+    assert stats.query_rows == 60
+
+
+@every_method
+def test_a_threshold_saves_work(method, device):
+    X = unit_rows(SHAPES["skewed"](np.random.default_rng(6), 150, 60))
+    kernel = GpuKernel(method, device)
+    prepared = kernel.prepare(X)
+    options = {"queries_start": 0, "candidates_start": 0}
+    first, cold = kernel.compute(X, prepared, TopK.empty(150, 3), **options)
+    again, warm = kernel.compute(X, prepared, first, **options)
+    assert_identical(again, first)
+    assert warm.verified_pairs < cold.verified_pairs < 150 * 150
+
+
+@every_method
+def test_threads_do_not_change_the_result(method, device):
+    X = unit_rows(SHAPES["random"](np.random.default_rng(12), 120, 40))
+    found = on_gpu(X, X, 7, method, device, threads=4, query_rows=5)
+    assert_identical(found, on_cpu(X, X, 7))
+
+
+@every_method
+def test_empty_blocks(method, device):
+    nothing, rows = sp.csr_matrix((4, 5), dtype=np.float32), unit_rows(np.eye(5))
+    for queries, others in ((nothing, rows), (rows, nothing), (rows[:0], rows), (rows, rows[:0])):
+        found = on_gpu(queries, others, 2, method, device, exclude_self=False)
+        assert_identical(found, on_cpu(queries, others, 2, exclude_self=False))
+
+
+@every_method
+def test_memory_that_does_not_suffice_halves_the_tile(method, library, caplog):
+    X = unit_rows(np.random.default_rng(7).random((120, 40)))
+    small = EmulatedDevice(library, limit=6000)
+    with caplog.at_level(logging.WARNING, "noveltyflow"):
+        found = on_gpu(X, X, 5, method, small)
+    assert_identical(found, on_cpu(X, X, 5))
+    assert "candidates are halved" in caplog.text
+    assert "query rows are halved" in caplog.text
+    assert small.released > 0
+
+
+def test_memory_for_less_than_a_row_is_refused(library):
+    X = unit_rows(SHAPES["random"](np.random.default_rng(8), 10, 40))
+    with pytest.raises(ResourceError, match="single row of candidates"):
+        GpuKernel(device=EmulatedDevice(library, limit=8)).prepare(X)
+
+
+def test_a_device_with_less_shared_memory_takes_smaller_slabs(library):
+    X = unit_rows(SHAPES["skewed"](np.random.default_rng(9), 100, 40))
+    device = EmulatedDevice(library, shared_bytes=48 << 10)
+    part = Scattered().prepare(device, DeviceRows.of(device, X), 0)
+    assert 8 <= part.slab_rows < Scattered().slab_rows
+    assert_identical(on_gpu(X, X, 5, Scattered(), device), on_cpu(X, X, 5))
+
+
+def test_another_kernels_block_is_refused(device):
+    X = unit_rows(np.eye(3))
+    with pytest.raises(TypeError, match="gpu kernel"):
+        GpuKernel(device=device).compute(
+            X, CpuKernel().prepare(X), TopK.empty(3, 1), queries_start=0, candidates_start=0
+        )
+
+
+def test_folded_products_are_upper_bounds(device):
+    for shape in SHAPES:
+        X = unit_rows(SHAPES[shape](np.random.default_rng(10), 64, 90))
+        part = Folded(n_buckets=16).prepare(device, DeviceRows.of(device, X), 0)
+        bounds = np.empty((64, 64), np.float16)
+        device.matmul(part.folded, part.folded.T, bounds)
+        exact = abs(X).astype(np.float64) @ abs(X).astype(np.float64).T
+        assert (bounds.astype(np.float64) >= exact.toarray() * folded.KEPT).all(), shape
+        assert ((bounds > 0) | (exact.toarray() == 0)).all(), shape
+
+
+def test_memory_is_foreseen(device):
+    X = unit_rows(SHAPES["skewed"](np.random.default_rng(11), 300, 100))
+    shape = BlockShape.of(X)
+    for method in METHODS.values():
+        kernel = GpuKernel(method, device)
+        assert kernel.prepare(X).nbytes <= kernel.device_bytes_needed(shape, shape, 5)
+
+
+@pytest.mark.parametrize("threads", [64, 256, 512])
+def test_the_host_asks_for_the_shared_memory_that_kernels_use(library, threads):
+    used = library.emulated_search_bytes(ctypes.c_uint(threads), ctypes.c_int(device_rows.STAGED_ENTRIES))
+    assert used == device_rows.search_shared_bytes(threads)
+
+
+@pytest.mark.parametrize("options", [{"n_buckets": 12}, {"n_buckets": 1 << 14}, {"candidate_rows": 12}])
+def test_impossible_buckets_are_refused(options):
+    with pytest.raises(ValueError, match="multiple of 8"):
+        Folded(**options)
+
+
+@pytest.mark.parametrize("options", [{"slab_rows": 12}, {"slab_rows": 1 << 17}, {"head_share": 1.0}])
+def test_impossible_slabs_are_refused(options):
+    with pytest.raises(ValueError, match=r"slab_rows|head_share"):
+        Scattered(**options)
+
+
+@pytest.mark.parametrize("architecture", ["sm_70", "sm_80", "sm_90"])
+@pytest.mark.parametrize("stem", MODULES)
+def test_sources_compile_for_devices(stem, architecture):
+    program = nvrtc.createProgram(source_of(stem), f"{stem}.cu", [], [])
+    try:
+        nvrtc.compileProgram(program, [*COMPILER_OPTIONS, f"-arch={architecture}"])
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    machine_code = nvrtc.getCUBIN(program)
+    assert machine_code[:4] == b"\x7fELF"
+    assert all(name.encode() in machine_code for name in MODULES[stem])
+
+
+@pytest.mark.parametrize("stem", MODULES)
+def test_sources_need_no_file_beside_them(stem):
+    assert "#include" not in source_of(stem)
+
+
+def test_sources_are_part_of_the_package():
+    assert Path(scattered.__file__).parent / "cuda" == SOURCES
+    assert {source.stem for source in SOURCES.glob("*.cu")} == set(MODULES)

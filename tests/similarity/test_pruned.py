@@ -1,0 +1,178 @@
+"""The pruned path must equal the exhaustive one to the bit, and shapes made against it must not blow it up."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from noveltyflow.config import FeatureSettings
+from noveltyflow.features.hashing import hash_block
+from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
+from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
+from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex, index_bytes
+from noveltyflow.similarity.neighbors import search
+from noveltyflow.similarity.validation import as_unit_rows
+from noveltyflow.testing.matrices import SHAPES, unit_rows
+
+WORDS = ("news", "about", "article", "item", "page", "report", "data", "index", "archive", "users")
+NON_NEGATIVE = sorted(set(SHAPES) - {"signed"})
+
+
+class Exhaustive(CpuKernel):
+    """The CPU kernel without an index, which computes every pair."""
+
+    def prepare(self, block):
+        return CpuPrepared(block, None)
+
+
+def url_texts(rng, rows):
+    """Made-up URLs of few hosts, in order: groups of neighbouring rows are alike."""
+    hosts = [
+        f"https://www.h{rng.integers(99)}.{rng.choice(['gov', 'com', 'org'])}" for _ in range(1 + rows // 20)
+    ]
+    parts = [
+        "/".join(
+            rng.choice(WORDS) + str(rng.integers(1000)) * rng.integers(2) for _ in range(rng.integers(5))
+        )
+        for _ in range(rows)
+    ]
+    return sorted(f"{rng.choice(hosts)}/{part}" for part in parts)
+
+
+def text_matrix(texts, *, with_idf=True, **features):
+    settings = FeatureSettings(**features)
+    counts = hash_block(texts, settings)
+    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
+    idf = inverse_document_frequency(frequency, len(texts), True) if with_idf else None
+    return as_unit_rows(weight_block(counts, idf, settings), "X")
+
+
+def assert_equals_exhaustive(X, n_neighbors, kernel=None, **options):
+    found, stats = search(X, X, n_neighbors, kernel or CpuKernel(), **options)
+    expected, _ = search(X, X, n_neighbors, Exhaustive())
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.similarities, expected.similarities)
+    return stats
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 400),
+    st.sampled_from([(1, 2), (2, 3), (3, 5)]),
+    st.sampled_from([64, 1 << 10, 1 << 17]),
+    st.booleans(),
+    st.sampled_from([1, 3, 10, 50, 500]),
+)
+def test_urls_equal_the_exhaustive_answer(seed, rows, ngram_range, n_features, with_idf, n_neighbors):
+    texts = url_texts(np.random.default_rng(seed), rows)
+    X = text_matrix(texts, with_idf=with_idf, ngram_range=ngram_range, n_features=n_features)
+    assert_equals_exhaustive(X, n_neighbors)
+
+
+@pytest.mark.parametrize("shape", NON_NEGATIVE)
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 100), st.sampled_from([1, 8, 400]))
+def test_every_shape_equals_the_exhaustive_answer(shape, seed, rows, columns, n_neighbors):
+    X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
+    assert_equals_exhaustive(X, n_neighbors)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(1, 200), st.integers(1, 200))
+def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block_rows, query_rows):
+    X = text_matrix(url_texts(np.random.default_rng(seed), 200), n_features=1 << 12)
+    assert_equals_exhaustive(
+        X, 7, CpuKernel(part_rows=part_rows), block_rows=block_rows, query_rows=query_rows
+    )
+
+
+def test_good_thresholds_save_work():
+    X = text_matrix(url_texts(np.random.default_rng(2), 4_000))
+    kernel = CpuKernel()
+    best, first = search(X, X, 10, kernel)
+    again, second = kernel.compute(X, kernel.prepare(X), best, queries_start=0, candidates_start=0)
+    np.testing.assert_array_equal(again.indices, best.indices)
+    assert second.verified_pairs < first.verified_pairs / 2
+    assert first.verified_pairs < 4_000 * 4_000 / 20
+
+
+def test_ties_go_to_the_first_rows_even_when_others_are_found_first():
+    texts = [f"https://www.example.gov/reports/item-{i % 10}.html" for i in range(400)]
+    assert_equals_exhaustive(text_matrix(texts), 5, block_rows=64)
+
+
+HARD = {
+    "ten patterns": lambda n: text_matrix([f"https://a.example/annual/item-{i % 10}.html" for i in range(n)]),
+    "numbered": lambda n: text_matrix([f"https://a.example/annual/item-{i:05d}.html" for i in range(n)]),
+    "disjoint": lambda n: as_unit_rows(sp.identity(n, dtype=np.float32, format="csr"), "X"),
+    "common column": lambda n: as_unit_rows(
+        unit_rows(SHAPES["common column"](np.random.default_rng(0), n, 40)), "X"
+    ),
+    "one and many": lambda n: one_and_many(n, 20_000),
+}
+
+
+def one_and_many(rows, columns):
+    """Every hundredth row has all columns, the others one of them."""
+    rng = np.random.default_rng(0)
+    many = np.arange(0, rows, 100)
+    single = np.setdiff1d(np.arange(rows), many)
+    where = np.concatenate([np.repeat(many, columns), single])
+    columns_of = np.concatenate(
+        [np.tile(np.arange(columns), many.size), rng.integers(columns, size=single.size)]
+    )
+    values = np.concatenate([np.full(many.size * columns, columns**-0.5), np.ones(single.size)])
+    return as_unit_rows(sp.csr_matrix((values.astype(np.float32), (where, columns_of)), (rows, columns)), "X")
+
+
+@pytest.mark.parametrize("shape", sorted(HARD))
+def test_hard_shapes_equal_the_exhaustive_answer(shape):
+    assert_equals_exhaustive(HARD[shape](600), 10)
+
+
+@pytest.mark.parametrize("shape", ["ten patterns", "numbered", "disjoint", "one and many"])
+def test_work_on_hard_shapes_grows_no_faster_than_rows(shape):
+    """Work per row, a count that does not depend on the machine, stays put when there are four times the rows."""
+    work = []
+    for rows in (1_000, 4_000):
+        X = HARD[shape](rows)
+        _, stats = search(X, X, 10, CpuKernel())
+        work.append((stats.candidates + stats.verified_pairs) / rows)
+    assert work[1] < 4 * work[0]
+
+
+def test_identical_rows_are_indexed_once():
+    X = HARD["ten patterns"](1_000)
+    distinct = Distinct.of(X)
+    assert distinct.first.tolist() == list(range(10))
+    assert distinct.row_of.tolist() == [i % 10 for i in range(1_000)]
+    assert GroupIndex.of(X, distinct).record_starts.size - 1 == -(-10 // GROUP_ROWS)
+
+
+def test_an_index_has_no_more_rows_than_it_can_number():
+    X = sp.csr_matrix((MOST_ROWS + 1, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match=f"at most {MOST_ROWS:,}"):
+        GroupIndex.of(X, Distinct.of(X))
+
+
+@pytest.mark.parametrize("shape", sorted(HARD))
+def test_memory_is_as_projected(shape):
+    X = HARD[shape](2_000)
+    distinct = Distinct.of(X)
+    assert GroupIndex.of(X, distinct).nbytes <= index_bytes(X.shape[0], X.nnz, X.shape[1])
+
+
+def test_weights_of_the_longest_row_stay_bounds():
+    """A row with as many columns as the record codes can tell apart, and more."""
+    columns = (1 << 16) + 1_000
+    rng = np.random.default_rng(0)
+    dense = sp.random(40, columns, density=0.02, random_state=1, format="csr", dtype=np.float32)
+    long = sp.csr_matrix(rng.random((2, columns), dtype=np.float32))
+    stacked = sp.vstack([dense, long]).tocsr()
+    norms = np.sqrt(stacked.multiply(stacked).sum(axis=1)).A1
+    assert_equals_exhaustive(as_unit_rows(sp.diags(1 / norms) @ stacked, "X"), 10)
