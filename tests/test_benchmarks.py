@@ -41,6 +41,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_neighbors_make_one_table(folder: Path, tmp_path: Path) -> None:
     only = ["gov 200k", "growth: gov [248]00k", "shape: short and long", "scoop timeline"]
     options = [option for pattern in only for option in ("--only", pattern)]
@@ -75,6 +76,7 @@ def test_a_pattern_without_a_case_is_refused(tmp_path: Path) -> None:
     assert "no case matches ['nothing']; there are: gov 200k" in done.stderr
 
 
+@pytest.mark.slow
 def test_a_whole_run_equals_the_plain_loop(folder: Path) -> None:
     source = folder / "gov_1m.txt.gz"
     done = run("end_to_end.py", source, "--memory-limit", "1GiB", data=folder)
