@@ -1,8 +1,8 @@
-# Everything a person types: make demo, make test. Both rest on make install.
+# Everything a person types: make demo, make test, make bench. All rest on make install.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: install demo test lint types unit clean
+.PHONY: install demo test lint types unit bench clean
 
 install: .venv/.installed
 
@@ -10,6 +10,10 @@ install: .venv/.installed
 	$(PYTHON) -c 'import sys; sys.exit("noveltyflow needs Python 3.11 or newer; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,s3,notebook]'
+	@touch $@
+
+.venv/.bench: .venv/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
 	@touch $@
 
 demo: install
@@ -24,8 +28,14 @@ lint: install
 types: install
 	$(BIN)/mypy
 
-unit: install
+unit: install .venv/.bench
 	$(BIN)/python -m pytest
+
+# Takes some hours, and means something only where nothing else runs; progress is on standard error.
+bench: install .venv/.bench
+	$(BIN)/python benchmarks/neighbors.py
+	$(BIN)/python benchmarks/end_to_end.py >> benchmarks/RESULTS.md
+	$(BIN)/python benchmarks/hashing.py >> benchmarks/RESULTS.md
 
 clean:
 	rm -rf .venv build *.egg-info demo.zarr

@@ -1,0 +1,1 @@
+"""Parts of the benchmark of `noveltyflow.cosine_kneighbors`; `benchmarks/neighbors.py` puts them together."""
