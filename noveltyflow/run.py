@@ -140,9 +140,7 @@ class Run:
     def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
         """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
         rows = slice(block.start, block.stop)
-        return tuple(
-            np.asarray(self.store.array(f"neighbors/{name}")[rows]) for name in ("indices", "similarities")
-        )  # type: ignore[return-value]
+        return tuple(self.store.read(f"neighbors/{name}", rows) for name in ("indices", "similarities"))  # type: ignore[return-value]
 
     def _frame_meta(self) -> pd.DataFrame:
         text, whole, real = (
@@ -266,7 +264,7 @@ def _urls_mark(store: RunStore) -> str:
 
 @lru_cache(maxsize=16)
 def _block_urls(store: RunStore, mark: str, block: Block) -> AnyArray:  # noqa: ARG001 - part of the cache's key
-    return np.asarray(store.array("rows/url")[block.start : block.stop])
+    return store.read("rows/url", slice(block.start, block.stop))
 
 
 def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:

@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
 
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.store.durable import sync, sync_folder, sync_parents
+from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
 SCHEMA_VERSION = 1
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
+_EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
+"""Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
 
 
 def compressor() -> ZstdCodec:
@@ -52,13 +58,16 @@ class RunStore:
             raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
         attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header}}
         zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
-        return cls(path, writable=True)
+        store = cls(path, writable=True)
+        store.flush(["zarr.json"])
+        return store
 
     @cached_property
     def root(self) -> zarr.Group:
         """The Zarr group, opened once for each process."""
         try:
-            group = zarr.open_group(self.path, mode="r+" if self.writable else "r", zarr_format=3)
+            files = open_files(self.path, writable=self.writable)
+            group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: no run here; make one with: noveltyflow run INPUT --out"
@@ -78,6 +87,11 @@ class RunStore:
         """What `create` was given, and the schema version."""
         header: dict[str, Any] = self.root.attrs.asdict()[_HEADER]  # type: ignore[assignment]
         return header
+
+    @cached_property
+    def reader(self) -> RunStore:
+        """The same run, opened for reading: there a missing chunk is an error, not an empty one."""
+        return RunStore(self.path) if self.writable else self
 
     @property
     def scratch(self) -> Scratch:
@@ -114,7 +128,23 @@ class RunStore:
         found = self.root[name]
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
-        return found
+        return found.with_config(_EVERY_CHUNK)
+
+    def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
+        """Some or all of a stored array.
+
+        Raises
+        ------
+        DamageError
+            When a chunk is missing or not what was stored.
+        """
+        try:
+            return np.asarray(self.reader.array(name)[selection])
+        except (RuntimeError, ValueError) as error:
+            rows = f", rows {selection.start}-{selection.stop - 1}" if isinstance(selection, slice) else ""
+            raise DamageError(
+                f"{self.path}: {name}{rows} is damaged ({error}); {DamageError.remedy}"
+            ) from error
 
     def preallocate(
         self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0
@@ -133,7 +163,7 @@ class RunStore:
 
     def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:
         """Store a small or per-block array whole, in one chunk."""
-        array = self.root.create_array(
+        self.root.create_array(
             name,
             shape=values.shape,
             chunks=tuple(max(1, length) for length in values.shape),
@@ -142,7 +172,7 @@ class RunStore:
             attributes=attributes,
             overwrite=True,
         )
-        array[...] = values
+        self.array(name)[...] = values
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left: its `fingerprint` and figures; None while it is unfinished."""
@@ -152,10 +182,25 @@ class RunStore:
         return dict(self.root[name].attrs.asdict())
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
-        """Vouch for a stage, after everything it stored was written."""
-        self.root.create_group(
-            f"stages/{stage}", attributes={"fingerprint": fingerprint, **figures}, overwrite=True
-        )
+        """Vouch for a stage, after everything it stored has reached the disk."""
+        name = f"stages/{stage}"
+        self.root.create_group(name, attributes={"fingerprint": fingerprint, **figures}, overwrite=True)
+        self.flush(["stages/zarr.json", f"{name}/zarr.json"])
+
+    def unmark(self, stage: str) -> None:
+        """No longer vouch for a stage; absent is fine."""
+        name = f"stages/{stage}"
+        if name in self.root:
+            del self.root[name]
+            if is_local(self.path):
+                sync_folder(Path(self.path) / "stages")
+
+    def flush(self, names: Sequence[str]) -> None:
+        """Have the disk hold some files and their folders; remote stores do so by themselves."""
+        if is_local(self.path):
+            for name in names:
+                sync(Path(self.path) / name)
+            sync_parents(Path(self.path), names)
 
     def finished(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage was completed with exactly these settings and inputs."""

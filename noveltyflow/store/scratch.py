@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.feather as feather
+
+from noveltyflow.store.durable import PARTIAL, retried, write_durably
 
 
 @dataclass(frozen=True)
@@ -41,22 +41,12 @@ class Scratch:
         return {"path": self.path}
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write one file atomically: readers see all of it or none, also after a kill."""
+        """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too."""
         target = f"{self._root}/{name}"
         if not self._is_local:
             self._fs.pipe_file(target, bytes(data))
             return
-        folder = Path(target).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{uuid.uuid4().hex}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        retried(lambda: write_durably(Path(target), data))
 
     def read(self, name: str) -> bytes | None:
         """Content of one file, or None where there is none."""
@@ -72,7 +62,7 @@ class Scratch:
         except FileNotFoundError:
             return []
         names = (str(path).rsplit("/", 1)[-1] for path in paths)
-        return sorted(name for name in names if not name.endswith(".partial"))
+        return sorted(name for name in names if not name.endswith(PARTIAL))
 
     def remove(self, name: str = "") -> None:
         """Remove a file or folder; the whole scratch space by default. Absent is fine."""

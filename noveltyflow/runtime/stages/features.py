@@ -12,6 +12,7 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_csr, read_urls, write_csr
@@ -39,7 +40,7 @@ def compute_features(
         nonzeros += nnz
         reporter.advance(rows)
     reporter.finish(f"{nonzeros:,} non-zeros, {nonzeros / n_rows:.0f} a row")
-    store.mark("features", fingerprint, nonzeros=nonzeros, n_features=settings.n_features)
+    finish(store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.n_features)
 
 
 def count_documents(store: RunStore, block: int) -> Int64Array:
@@ -63,7 +64,7 @@ def compute_idf(store: RunStore, executor: Executor, reporter: Reporter, fingerp
     (columns,) = executor.compute([_delayed_store(store, total)])
     reporter.advance(len(blocks))
     reporter.finish(f"{columns:,} columns in use")
-    store.mark("idf", fingerprint, columns=columns)
+    finish(store, "idf", fingerprint, executor, columns=columns)
 
 
 def _delayed_store(store: RunStore, total: object) -> object:
@@ -75,7 +76,7 @@ def _delayed_store(store: RunStore, total: object) -> object:
 @lru_cache(maxsize=2)
 def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:  # noqa: ARG001 - part of the cache's key
     store = RunStore(path)
-    frequencies = np.asarray(store.array(_FREQUENCY)[...])
+    frequencies = store.read(_FREQUENCY)
     return inverse_document_frequency(frequencies, store.figures("urls")["rows"], smooth_idf)
 
 

@@ -23,6 +23,7 @@ from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.plan import mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import load_weighted
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileKernel, TileStats
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block, strip
@@ -116,36 +117,68 @@ def compute_neighbors(
 ) -> None:
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
     blocks = blocks_of(store)
-    projected = tile_bytes(store.figures("features")["nonzeros"] / blocks[-1].stop, settings, backend)
-    spare = executor.memory_per_thread - projected(store.figures("urls")["block_rows"])
+    job = _job(store, settings, backend, executor)
+    _compute_strips(job, blocks, executor, reporter)
+    allocate_neighbors(store, settings.neighbors.n_neighbors)
+    stats = _merge_strips(store, blocks, executor, reporter)
+    figures = {"n_neighbors": settings.neighbors.n_neighbors, "tile_stats": asdict(stats)}
+    finish(store, "neighbors", fingerprint, executor, **figures)
+    store.scratch.remove()
+
+
+def recompute_neighbors(
+    store: RunStore,
+    settings: ScoringSettings,
+    backend: str,
+    executor: Executor,
+    reporter: Reporter,
+    blocks: Sequence[Block],
+) -> None:
+    """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
+    _compute_strips(_job(store, settings, backend, executor), blocks, executor, reporter)
+    _merge_strips(store, blocks, executor, reporter)
+    store.scratch.remove()
+
+
+def _job(store: RunStore, settings: ScoringSettings, backend: str, executor: Executor) -> TileJob:
+    figures, nonzeros = store.figures("urls"), store.figures("features")["nonzeros"]
+    projected = tile_bytes(nonzeros / figures["rows"], settings, backend)
+    spare = executor.memory_per_thread - projected(figures["block_rows"])
     if spare < 0:
         allowed = executor.memory_per_thread
         raise ResourceError(
-            f"stage neighbors: a tile of {store.figures('urls')['block_rows']:,} rows, as this run was begun with, "
-            f"needs {mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
+            f"stage neighbors: a tile of {figures['block_rows']:,} rows, as this run was begun with, needs "
+            f"{mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
             "lower --threads-per-worker, or start anew with --overwrite"
         )
-    job = TileJob(store, settings, backend, cache_bytes=spare)
-    done = _tiles_done(store, blocks)
-    reporter.start("tile", len(blocks) ** 2, "tiles")
+    return TileJob(store, settings, backend, cache_bytes=spare)
+
+
+def _compute_strips(job: TileJob, blocks: Sequence[Block], executor: Executor, reporter: Reporter) -> None:
+    n_blocks = len(blocks_of(job.store))
+    done = _tiles_done(job.store, blocks)
+    reporter.start("tile", len(blocks) * n_blocks, "tiles")
     reporter.advance(sum(done.values()))
 
     def next_task(report: TileReport) -> Task | None:
         return None if report.strip_done else (job, report.block)
 
-    unfinished = [(job, block) for block in blocks if done.get(block.index, 0) < len(blocks)]
+    unfinished = [(job, block) for block in blocks if done.get(block.index, 0) < n_blocks]
     for report in executor.run("tile", tile, unfinished, next_task):
         reporter.advance(report.tiles_new)
-    reporter.finish(f"{len(blocks) ** 2:,} tiles")
+    reporter.finish(f"{len(blocks) * n_blocks:,} tiles")
+
+
+def _merge_strips(
+    store: RunStore, blocks: Sequence[Block], executor: Executor, reporter: Reporter
+) -> TileStats:
     reporter.start("merge", len(blocks), "blocks")
-    allocate_neighbors(store, settings.neighbors.n_neighbors)
     stats = TileStats()
     for work in executor.run("merge", merge, [(store, block) for block in blocks]):
         stats += work
         reporter.advance(1)
-    reporter.finish(f"{stats.multiply_adds / blocks[-1].stop:,.0f} multiply-adds a row")
-    store.mark("neighbors", fingerprint, n_neighbors=settings.neighbors.n_neighbors, tile_stats=asdict(stats))
-    store.scratch.remove()
+    reporter.finish(f"{stats.multiply_adds / sum(block.n_rows for block in blocks):,.0f} multiply-adds a row")
+    return stats
 
 
 def _tiles_done(store: RunStore, blocks: Sequence[Block]) -> dict[int, int]:

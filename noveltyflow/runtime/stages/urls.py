@@ -37,6 +37,7 @@ from noveltyflow.runtime.stages.rows import (
     slices_of_blocks,
     store_range,
 )
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_rows
@@ -72,7 +73,8 @@ class UrlStage:
         if n_rows == 0:
             raise InputError(_no_url(counts))
         block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
-        self.store.mark("urls", fingerprint, rows=n_rows, urls=n_urls, block_rows=block_rows, **counts)
+        figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
+        finish(self.store, "urls", fingerprint, self.executor, **figures)
         self.store.scratch.remove()
 
     def _read(self) -> list[ReadReport]:
