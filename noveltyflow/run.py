@@ -248,6 +248,7 @@ class Run:
             "columns": self.store.figures("idf")["columns"],
             "n_neighbors": self.n_neighbors,
             "tile_stats": self.store.figures("neighbors")["tile_stats"],
+            "audit": self.store.audit,
             "settings": self.store.header["settings"],
             "inputs": self.store.header["inputs"],
         }

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import fsspec
 
-from noveltyflow.config import fingerprint
 from noveltyflow.errors import DamageError
 from noveltyflow.store.durable import PARTIAL, sync
 from noveltyflow.store.files import is_local
@@ -37,6 +36,8 @@ class Damage:
 
     name: str
     problem: str
+    stray: bool = False
+    """Whether the stage stored no such file."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}"
@@ -79,21 +80,13 @@ def read_manifest(store: RunStore, stage: str) -> Checksums:
     Raises
     ------
     DamageError
-        When the marker or the manifest is no longer what the stage wrote.
+        When the manifest is no longer what the stage wrote.
     """
-    figures = store.figures(stage)
-    if figures.pop("seal", None) != seal(figures):
-        raise DamageError(f"{store.path}: stages/{stage} is damaged; {DamageError.remedy}")
     data = Scratch(store.path).read(_manifest_name(stage)) or b""
-    if hashlib.sha256(data).hexdigest() != figures["checksum"]:
+    if hashlib.sha256(data).hexdigest() != store.figures(stage)["checksum"]:
         raise DamageError(f"{store.path}: {_manifest_name(stage)} is damaged; {DamageError.remedy}")
     entries = (_LINE.fullmatch(line) for line in data.decode().splitlines())
     return {entry[2]: entry[1] for entry in entries if entry is not None}
-
-
-def seal(figures: Mapping[str, object]) -> str:
-    """Checksum of what a marker says."""
-    return fingerprint(dict(figures))
 
 
 def _manifest_name(stage: str) -> str:
@@ -105,7 +98,7 @@ def compare(expected: Checksums, found: Iterable[tuple[str, str]]) -> list[Damag
     damages = []
     for name, now in sorted(found):
         if name not in expected:
-            damages.append(Damage(name, "was not stored by the run"))
+            damages.append(Damage(name, "was not stored by the run", stray=True))
         elif now == _ABSENT:
             damages.append(Damage(name, "is missing or cannot be read"))
         elif now != expected[name]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +16,22 @@ import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
 
+from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store.durable import sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
+_AUDIT = "audit.json"
+_SEAL = "seal"
+"""The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+log = logging.getLogger(__name__)
 
 
 def compressor() -> ZstdCodec:
@@ -68,6 +75,10 @@ class RunStore:
         try:
             files = open_files(self.path, writable=self.writable)
             group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
+        except json.JSONDecodeError as error:
+            raise DamageError(
+                f"{self.path}: zarr.json is damaged; make the run anew with --overwrite"
+            ) from error
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: no run here; make one with: noveltyflow run INPUT --out"
@@ -123,6 +134,16 @@ class RunStore:
                 fs.rm(path, recursive=True)
         fs.rm(root, recursive=True)
 
+    @property
+    def audit(self) -> dict[str, Any] | None:
+        """What the last `noveltyflow verify` found; it is no content of the run."""
+        data = Scratch(self.path).read(_AUDIT)
+        return None if data is None else json.loads(data)
+
+    def write_audit(self, audit: Mapping[str, Any]) -> None:
+        """Store what `noveltyflow verify` found."""
+        Scratch(self.path).write(_AUDIT, json.dumps(audit, indent=2).encode())
+
     def array(self, name: str) -> zarr.Array[Any]:
         """One stored array, such as `rows/url`."""
         found = self.root[name]
@@ -175,16 +196,28 @@ class RunStore:
         self.array(name)[...] = values
 
     def marker(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left: its `fingerprint` and figures; None while it is unfinished."""
+        """What a finished stage left: its `fingerprint` and figures; None while it is unfinished.
+
+        A marker that is no longer what was written vouches for nothing.
+        """
         name = f"stages/{stage}"
-        if name not in self.root:
+        try:
+            figures = dict(self.root[name].attrs.asdict())
+        except KeyError:
             return None
-        return dict(self.root[name].attrs.asdict())
+        except ValueError:
+            figures = {}
+        if figures.pop(_SEAL, None) != digest(figures):
+            log.warning("%s: marker %s is damaged; the stage counts as unfinished", self.path, name)
+            return None
+        return figures
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
         """Vouch for a stage, after everything it stored has reached the disk."""
         name = f"stages/{stage}"
-        self.root.create_group(name, attributes={"fingerprint": fingerprint, **figures}, overwrite=True)
+        attributes = {"fingerprint": fingerprint, **figures}
+        attributes[_SEAL] = digest(attributes)
+        self.root.create_group(name, attributes=attributes, overwrite=True)
         self.flush(["stages/zarr.json", f"{name}/zarr.json"])
 
     def unmark(self, stage: str) -> None:

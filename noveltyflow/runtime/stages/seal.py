@@ -12,7 +12,6 @@ from noveltyflow.store.checksums import (
     checksum,
     compare,
     read_manifest,
-    seal,
     stage_files,
     write_manifest,
 )
@@ -23,15 +22,15 @@ _FILES_PER_TASK = 128
 def finish(store: RunStore, stage: str, fingerprint: str, executor: Executor, **figures: Any) -> None:
     """Flush and read back everything the stage stored, then vouch for it; a power cut cannot part the two."""
     names = stage_files(store, stage)
-    figures["checksum"] = write_manifest(store, stage, dict(_checksums(store, names, executor)))
-    store.mark(stage, fingerprint, **figures, seal=seal({"fingerprint": fingerprint, **figures}))
+    manifest = write_manifest(store, stage, dict(_checksums(store, names, executor)))
+    store.mark(stage, fingerprint, **figures, checksum=manifest)
 
 
-def damages(store: RunStore, stage: str, executor: Executor) -> list[Damage]:
-    """What is wrong with the files of a finished stage; see `read_manifest` for what it raises."""
+def damages(store: RunStore, stage: str, executor: Executor) -> tuple[int, list[Damage]]:
+    """How many files a finished stage has, and what is wrong with them; see `read_manifest` for what it raises."""
     expected = read_manifest(store, stage)
     names = sorted({*expected, *stage_files(store, stage)})
-    return compare(expected, _checksums(store, names, executor))
+    return len(names), compare(expected, _checksums(store, names, executor))
 
 
 def still_damaged(store: RunStore, stage: str, names: Sequence[str], executor: Executor) -> list[Damage]:
