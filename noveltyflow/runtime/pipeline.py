@@ -107,6 +107,7 @@ def execute(
         if store.holds_run():
             store.remove()
         RunStore.create(store.path, plan.header)
+    store.sweep()
     for stage in reversed(todo):
         store.unmark(stage)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backend)

@@ -10,6 +10,7 @@ from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.runtime.repair import repair_run
+from noveltyflow.store.lock import locked
 from noveltyflow.workflow import Workflow
 
 log = logging.getLogger(__name__)
@@ -37,11 +38,13 @@ def run_workflow(
         `InputError`, `StoreError`, `ResourceError` before work begins; `TaskError` when it fails half-way.
     """
     reporter = reporter or Silent()
-    plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
-    try:
-        _execute(plan, workflow.cluster, reporter, repair=repair and not plan.begins)
-    finally:
-        plan.release()
+    # What is planned holds only as long as nobody else writes the run.
+    with locked(workflow.out):
+        plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
+        try:
+            _execute(plan, workflow.cluster, reporter, repair=repair and not plan.begins)
+        finally:
+            plan.release()
 
 
 def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, repair: bool) -> None:

@@ -53,6 +53,10 @@ class RunFiles(WrapperStore[Store]):
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
         return found
 
+    async def set_if_not_exists(self, key: str, value: Buffer) -> None:
+        """As in every store."""
+        await _retried(lambda: self._store.set_if_not_exists(key, value))
+
     async def set(self, key: str, value: Buffer) -> None:
         """As in every store."""
         await _retried(lambda: self._store.set(key, value))

@@ -18,7 +18,7 @@ from zarr.core.array_spec import ArrayConfigParams
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
-from noveltyflow.store.durable import sync, sync_folder, sync_parents
+from noveltyflow.store.durable import PARTIAL, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
@@ -143,6 +143,12 @@ class RunStore:
     def write_audit(self, audit: Mapping[str, Any]) -> None:
         """Store what `noveltyflow verify` found."""
         Scratch(self.path).write(_AUDIT, json.dumps(audit, indent=2).encode())
+
+    def sweep(self) -> None:
+        """Remove files that a killed process was writing; object stores keep none."""
+        if is_local(self.path):
+            for partial in Path(self.path).rglob(f"*{PARTIAL}"):
+                partial.unlink(missing_ok=True)
 
     def array(self, name: str) -> zarr.Array[Any]:
         """One stored array, such as `rows/url`."""
