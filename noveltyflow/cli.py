@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import logging
 import shlex
@@ -19,6 +20,7 @@ from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import NoveltyflowError
 
 INTERRUPTED = 130
+_FREE_SPACE = "\nfree some space, and give the same command again; what was finished is kept"
 _GROUPS = {
     **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
     "cluster": ClusterSettings,
@@ -308,6 +310,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stderr.close()
         sys.exit(0)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+        _fail(error, 1, "", _FREE_SPACE if full else "")
     except Exception as error:
         _fail(error, 1, f"unexpected {type(error).__name__}: ", "\n(--log-level debug shows where)")
 

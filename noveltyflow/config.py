@@ -110,6 +110,8 @@ class ClusterSettings(Settings):
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
     """Rows in a block; by default the largest that the memory limit admits."""
+    checkpoint_seconds: float = Field(default=5.0, ge=0)
+    """Seconds that a task computes neighbours before it stores how far it came, which is what a kill can cost."""
     backend: Literal["auto", "cpu"] = "auto"
     """Which kernels compute tiles."""
 

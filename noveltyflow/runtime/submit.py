@@ -55,7 +55,7 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
         return
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
-        executor = DaskExecutor(client, plan.fingerprints["neighbors"])
+        executor = DaskExecutor(client, plan.fingerprints["neighbors"], cluster.checkpoint_seconds)
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         if repair:
             repair_run(plan, executor, reporter, cluster.backend)

@@ -69,7 +69,7 @@ def _checksum(store: RunStore, name: str) -> str:
 def write_manifest(store: RunStore, stage: str, checksums: Mapping[str, str]) -> str:
     """Store the checksums of a stage's files; the manifest's own checksum, which goes into the marker."""
     lines = "".join(f"{checksums[name]}  {name}\n" for name in sorted(checksums)).encode()
-    store.flush(sorted(checksums))
+    store.flush_folders(sorted(checksums))
     Scratch(store.path).write(_manifest_name(stage), lines)
     return hashlib.sha256(lines).hexdigest()
 

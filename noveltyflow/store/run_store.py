@@ -239,6 +239,11 @@ class RunStore:
         if is_local(self.path):
             for name in names:
                 sync(Path(self.path) / name)
+            self.flush_folders(names)
+
+    def flush_folders(self, names: Sequence[str]) -> None:
+        """Have the disk hold the names of files whose contents it holds."""
+        if is_local(self.path):
             sync_parents(Path(self.path), names)
 
     def finished(self, stage: str, fingerprint: str) -> bool:

@@ -17,7 +17,6 @@ from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSetting
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import neighbors
 from noveltyflow.store import Scratch, durable, scratch
 from noveltyflow.verify import verify
 
@@ -98,7 +97,7 @@ def undisturbed(urls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compute(urls: Path, out: Path) -> None:
     plan = plan_run([str(urls)], str(out), SETTINGS)
-    execute(plan, SerialExecutor(), Silent(), block_rows=30, backend="cpu")
+    execute(plan, SerialExecutor(checkpoint_seconds=0), Silent(), block_rows=30, backend="cpu")
 
 
 def assert_same_bytes(left: Path, right: Path) -> None:
@@ -130,9 +129,7 @@ def test_run_continues_after_a_power_cut(
     urls: Path,
     undisturbed: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(neighbors, "CHECKPOINT_SECONDS", 0.0)
     compute(urls, tmp_path / "count.zarr")
     left = what_is_left(disk, urls, tmp_path, int(disk.flushes * share))
     compute(urls, left)

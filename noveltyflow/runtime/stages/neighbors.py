@@ -31,9 +31,6 @@ from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
 
-CHECKPOINT_SECONDS = 5.0
-"""How long a task computes before it stores how far it came."""
-
 
 @dataclass(frozen=True)
 class StripState:
@@ -76,7 +73,7 @@ class TileJob:
     settings: ScoringSettings
     backend: str
     cache_bytes: int
-    seconds: float = CHECKPOINT_SECONDS
+    seconds: float
 
 
 def tile(job: TileJob, block: Block) -> TileReport:
@@ -151,7 +148,7 @@ def _job(store: RunStore, settings: ScoringSettings, backend: str, executor: Exe
             f"{mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
             "lower --threads-per-worker, or start anew with --overwrite"
         )
-    return TileJob(store, settings, backend, cache_bytes=spare)
+    return TileJob(store, settings, backend, spare, executor.checkpoint_seconds)
 
 
 def _compute_strips(job: TileJob, blocks: Sequence[Block], executor: Executor, reporter: Reporter) -> None:
