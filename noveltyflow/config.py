@@ -37,6 +37,8 @@ class InputSettings(Settings):
     says otherwise."""
     max_line_bytes: int = Field(default=65_536, ge=16, le=1 << 30)
     """Longest accepted record, in bytes; a longer one is a reject, so that one bad line cannot fill memory."""
+    max_ratio: int = Field(default=500, ge=1)
+    """How many times larger than the file its decompressed content may be; lists of URLs shrink 5 to 50 times."""
 
 
 class UrlSettings(Settings):

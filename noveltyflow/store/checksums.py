@@ -11,7 +11,7 @@ from pathlib import Path
 import fsspec
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import PARTIAL, sync
+from noveltyflow.store.durable import PARTIAL, inside, sync
 from noveltyflow.store.files import is_local
 from noveltyflow.store.run_store import RunStore
 from noveltyflow.store.scratch import Scratch
@@ -58,8 +58,10 @@ def checksum(store: RunStore, names: Sequence[str]) -> Checksums:
 def _checksum(store: RunStore, name: str) -> str:
     fs, root = fsspec.core.url_to_fs(store.path)
     try:
-        if is_local(store.path) and store.writable:
-            sync(Path(root) / name)
+        if is_local(store.path):
+            inside(Path(root), name)
+            if store.writable:
+                sync(Path(root) / name)
         with fs.open(f"{root}/{name}", "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError:

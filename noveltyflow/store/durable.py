@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TypeVar
 
+from noveltyflow.errors import StoreError
+
 PARTIAL = ".partial"
 """Ends the name of a file that is being written, Zarr's too; after a kill such files stay behind."""
 _ATTEMPTS = 6
@@ -28,6 +30,20 @@ _LASTING = {
 }
 
 T = TypeVar("T")
+
+
+def inside(root: Path, name: str) -> Path:
+    """Path of a file of a run folder, through no link that leads out of it.
+
+    Raises
+    ------
+    StoreError
+        When it does: a folder received from others must not show, or have written, what is elsewhere.
+    """
+    path = root / name
+    if not path.resolve().is_relative_to(root.resolve()):
+        raise StoreError(f"{path}: is a link that leads out of the run folder; it is not followed")
+    return path
 
 
 def may_pass(error: OSError) -> bool:

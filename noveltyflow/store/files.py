@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import may_pass, pauses
+from noveltyflow.store.durable import inside, may_pass, pauses
 
 T = TypeVar("T")
 
@@ -48,6 +48,7 @@ class RunFiles(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """As in every store; an absent chunk raises `DamageError` when the store is read-only."""
+        self._require_inside(key)
         found = await _retried(lambda: self._store.get(key, prototype, byte_range))
         if found is None and self.read_only and "/c/" in key:
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
@@ -55,11 +56,17 @@ class RunFiles(WrapperStore[Store]):
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """As in every store."""
+        self._require_inside(key)
         await _retried(lambda: self._store.set_if_not_exists(key, value))
 
     async def set(self, key: str, value: Buffer) -> None:
         """As in every store."""
+        self._require_inside(key)
         await _retried(lambda: self._store.set(key, value))
+
+    def _require_inside(self, key: str) -> None:
+        if isinstance(self._store, LocalStore):
+            inside(self._store.root, key)
 
 
 async def _retried(action: Callable[[], Awaitable[T]]) -> T:

@@ -18,7 +18,7 @@ from zarr.core.array_spec import ArrayConfigParams
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
-from noveltyflow.store.durable import PARTIAL, sync, sync_folder, sync_parents
+from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
@@ -107,6 +107,8 @@ class RunStore:
     @property
     def scratch(self) -> Scratch:
         """Space for unfinished work; removed when the run is complete."""
+        if is_local(self.path):
+            inside(Path(self.path), ".scratch")
         return Scratch(f"{self.path.rstrip('/')}/.scratch")
 
     def holds_run(self) -> bool:

@@ -12,7 +12,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.feather as feather
 
-from noveltyflow.store.durable import PARTIAL, retried, write_durably
+from noveltyflow.store.durable import PARTIAL, inside, retried, write_durably
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,12 @@ class Scratch:
         """Only the address travels."""
         return {"path": self.path}
 
+    def _target(self, name: str) -> str:
+        return str(inside(Path(self._root), name)) if self._is_local else f"{self._root}/{name}"
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too."""
-        target = f"{self._root}/{name}"
+        target = self._target(name)
         if not self._is_local:
             self._fs.pipe_file(target, bytes(data))
             return
@@ -51,7 +54,7 @@ class Scratch:
     def read(self, name: str) -> bytes | None:
         """Content of one file, or None where there is none."""
         try:
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            return bytes(self._fs.cat_file(self._target(name)))
         except FileNotFoundError:
             return None
 
@@ -79,7 +82,7 @@ class Scratch:
     def read_table(self, name: str) -> pa.Table:
         """Read a table written by `write_table`; memory-mapped where the file is local."""
         if self._is_local:
-            return feather.read_table(f"{self._root}/{name}", memory_map=True)
+            return feather.read_table(self._target(name), memory_map=True)
         data = self.read(name)
         if data is None:
             raise FileNotFoundError(f"{self._root}/{name}")
