@@ -153,6 +153,27 @@ def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any])
     return validated(values)
 
 
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", default="run.zarr", help="As for run; nothing is stored.")
+@click.option("--rows", type=click.IntRange(min=1), help="Plan for so many rows of the same kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are in bytes.")
+@_setting_options
+def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **options: Any) -> None:
+    """Print what `run` with the same INPUT... and options will take: rows, tasks, memory, disk, time.
+
+    A sample of the input is read and computed; nothing is stored. Exit status 2 when it does not fit.
+    """
+    from noveltyflow.runtime.submit import plan_workflow
+    from noveltyflow.terminal import print_forecast
+
+    found = plan_workflow(_workflow(inputs, out, options), rows)
+    if as_json:
+        _echo_json(dataclasses.asdict(found))
+    else:
+        print_forecast(dataclasses.asdict(found))
+
+
 def _open(path: str) -> Any:
     from noveltyflow.run import open_run
 

@@ -21,6 +21,7 @@ from distributed import Client, LocalCluster
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
+from noveltyflow.runtime.forecast import Capacity
 from noveltyflow.runtime.plan import require_worker_memory
 
 CPU_RESOURCE = "CPU"
@@ -121,6 +122,19 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
         "silence_logs": logging.ERROR,
     }
+
+
+def local_capacity(settings: ClusterSettings) -> Capacity:
+    """What a cluster started on this machine would have."""
+    options = local_cluster_options(settings)
+    return Capacity(options["n_workers"], options["threads_per_worker"], options["memory_limit"])
+
+
+def capacity_of(client: Client) -> Capacity:
+    """What a running cluster has."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] or sys.maxsize for worker in workers]
+    return Capacity(len(limits), max(worker["nthreads"] for worker in workers), min(limits))
 
 
 def memory_limit(settings: ClusterSettings) -> int | None:

@@ -8,6 +8,8 @@ from noveltyflow.errors import ResourceError
 
 RESERVED_BYTES = 300 << 20
 """What a worker needs before it does anything: the interpreter, the imports, the compiled kernels."""
+TASK_BYTES = 32 << 20
+"""What any task may take besides its data: buffers of codecs and of Arrow, fragments of the heap."""
 _LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536

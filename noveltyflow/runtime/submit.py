@@ -5,12 +5,15 @@ from __future__ import annotations
 import logging
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.cluster import connect
+from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity
 from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.forecast import Forecast, forecast, require_fit
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.runtime.repair import repair_run
+from noveltyflow.store import STAGES
 from noveltyflow.store.lock import locked
+from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
 log = logging.getLogger(__name__)
@@ -47,6 +50,33 @@ def run_workflow(
             plan.release()
 
 
+def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
+    """Say what a workflow will take; nothing is changed or started.
+
+    Parameters
+    ----------
+    workflow
+        Validated inputs, output and settings.
+    rows
+        Number of rows to plan for, instead of as many as the input has lines.
+
+    Raises
+    ------
+    NoveltyflowError
+        `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
+    """
+    cluster = workflow.cluster
+    shards = plan_shards(workflow.inputs, workflow.input)
+    if cluster.scheduler is None:
+        capacity = local_capacity(cluster)
+    else:
+        with connect(cluster) as client:
+            capacity = capacity_of(client)
+    found = forecast(shards, workflow.scoring, cluster, capacity, rows=rows, timed=True)
+    require_fit(found)
+    return found
+
+
 def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, repair: bool) -> None:
     if (what := plan.describe()) is not None and not repair:
         reporter.note(what)
@@ -57,6 +87,10 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
         reporter.note(f"dashboard: {client.dashboard_link}")
         executor = DaskExecutor(client, plan.fingerprints["neighbors"], cluster.checkpoint_seconds)
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
+        if plan.unfinished == list(STAGES):
+            found = forecast(plan.shards, plan.settings, cluster, capacity_of(client))
+            log.info("forecast: %s", found)
+            require_fit(found)
         if repair:
             repair_run(plan, executor, reporter, cluster.backend)
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

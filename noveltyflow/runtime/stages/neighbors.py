@@ -20,7 +20,7 @@ import numpy as np
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import ResourceError, StoreError
 from noveltyflow.runtime.executor import Executor, Task
-from noveltyflow.runtime.plan import mebibytes
+from noveltyflow.runtime.plan import TASK_BYTES, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.seal import finish
@@ -60,7 +60,7 @@ def tile_bytes(nonzeros_per_row: float, settings: ScoringSettings, backend: str)
         # int32 columns, float32 weights, and the counts they are made from, for both blocks.
         loaded = 2 * shape.nonzeros * (4 + 4 + 4)
         idf = 3 * 8 * n_features
-        return idf + loaded + kernel.bytes_needed(shape, shape, settings.neighbors.n_neighbors)
+        return TASK_BYTES + idf + loaded + kernel.bytes_needed(shape, shape, settings.neighbors.n_neighbors)
 
     return projected
 
