@@ -108,6 +108,13 @@ class ClusterSettings(Settings):
     """Threads of each local worker."""
     memory_limit: str | None = None
     """Memory limit of each local worker, such as `1GiB`; by default 80 % of the available memory, shared."""
+    tls_ca: str | None = None
+    """File with the certificate of whoever signed those of the cluster; with it and the next two, all traffic between
+    its processes is encrypted, and only who has such a certificate can join or connect."""
+    tls_cert: str | None = None
+    """File with the certificate of this process, and of those that it starts."""
+    tls_key: str | None = None
+    """File with the private key of that certificate."""
     dashboard_address: str = "127.0.0.1:8787"
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
@@ -123,5 +130,15 @@ class ClusterSettings(Settings):
         if self.scheduler is not None and given:
             raise ValueError(
                 f"{' and '.join(given)} belong to a local cluster; leave out that or the scheduler"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _all_of_tls(self) -> ClusterSettings:
+        names = ("tls_ca", "tls_cert", "tls_key")
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing and len(missing) < len(names):
+            raise ValueError(
+                f"{' and '.join(missing)} must be given too: TLS takes all of {', '.join(names)}"
             )
         return self

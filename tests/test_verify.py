@@ -120,6 +120,15 @@ def test_damage_is_named_and_repaired(how: str, name: str, run: Path, whole: Pat
     assert_same_bytes(run, whole)
 
 
+@pytest.mark.parametrize(
+    "lines", [["http://a.example/"], ["http://a.example/"] * 99, ["x://y", "http://a.example/"]]
+)
+def test_one_row_is_a_run(lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    compute(tmp_path)
+    assert verify(str(tmp_path / "run.zarr")).problems == []
+
+
 @pytest.mark.parametrize("name", ["stages/features/zarr.json", "checksums/features.sha256"])
 def test_damage_to_what_vouches_is_repaired(name: str, run: Path, whole: Path) -> None:
     flip(run / name)

@@ -17,12 +17,13 @@ import dask
 import psutil
 import yaml
 from dask.utils import parse_bytes
-from distributed import Client, LocalCluster
+from distributed import Client, LocalCluster, Security
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.forecast import Capacity
 from noveltyflow.runtime.plan import require_worker_memory
+from noveltyflow.runtime.tls import security
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
@@ -61,7 +62,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
             with cluster, Client(cluster) as client:
                 yield client
         else:
-            with _existing(settings.scheduler) as client:
+            with _existing(settings.scheduler, security(settings)) as client:
                 yield client
 
 
@@ -79,11 +80,12 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _existing(address: str) -> Iterator[Client]:
+def _existing(address: str, secured: Security | None) -> Iterator[Client]:
     try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
+        client = Client(address, timeout="10s", security=secured)
+    except (OSError, TypeError, ValueError) as error:
+        hint = "; with tls:// give --tls-ca, --tls-cert and --tls-key" if address.startswith("tls://") else ""
+        raise ResourceError(f"no Dask scheduler answers at {address}: {error}{hint}") from error
     with client:
         require_cpu_workers(client)
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
@@ -118,6 +120,7 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "threads_per_worker": settings.threads_per_worker,
         "memory_limit": limit,
         "host": "127.0.0.1",
+        "security": security(settings),
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
         "silence_logs": logging.ERROR,
