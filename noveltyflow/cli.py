@@ -4,20 +4,26 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import functools
 import json
 import logging
+import os
 import shlex
 import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import click
 from pydantic.fields import FieldInfo
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import NoveltyflowError
+
+if TYPE_CHECKING:
+    from noveltyflow.run import Run
+    from noveltyflow.workflow import Workflow
 
 INTERRUPTED = 130
 _FREE_SPACE = "\nfree some space, and give the same command again; what was finished is kept"
@@ -30,26 +36,31 @@ _SCORES = click.Choice(["nearest", "kth", "mean", "median"])
 log = logging.getLogger(__package__)
 
 
+def _log_level(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give the group, and each command so that it may stand after its name too, the option `--log-level`."""
+
+    def apply(_context: click.Context, _parameter: click.Parameter, level: str | None) -> None:
+        if level is not None:
+            log.setLevel(level.upper())
+
+    return click.option(
+        "--log-level",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        expose_value=False,
+        callback=apply,
+        help="How much is logged on standard error; `debug` shows tracebacks. [default: warning]",
+    )(command)
+
+
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
-    epilog="Exit status: 0 done; 1 failed half-way, what was finished is kept; 2 refused, nothing was begun; "
-    "130 interrupted.",
+    epilog="Exit status: 0 done; 1 failed half-way, what was finished is kept; 2 refused: options, settings, inputs "
+    "or cluster must be mended first; 130 interrupted.",
 )
 @click.version_option(package_name="noveltyflow")
-@click.option(
-    "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
-    default="warning",
-    show_default=True,
-    help="How much is logged on standard error; `debug` shows tracebacks.",
-)
-def cli(log_level: str) -> None:
+@_log_level
+def cli() -> None:
     """Find what is new in a very large list of URLs."""
-    # The package's own logger only: a handler at the root would also print every message of Dask's.
-    handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    log.addHandler(handler)
-    log.setLevel(log_level.upper())
 
 
 def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -96,6 +107,7 @@ def _shown(value: object) -> str:
     "--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done."
 )
 @_setting_options
+@_log_level
 def run(
     inputs: tuple[str, ...],
     out: str | None,
@@ -119,6 +131,7 @@ def run(
     try:
         with TerminalReporter(quiet=quiet) as reporter:
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
+        reporter.summarize()
     except KeyboardInterrupt:
         again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
         click.echo(f"interrupted; everything finished is kept. Continue with:\n  {again}", err=True)
@@ -132,25 +145,36 @@ def run(
         )
 
 
-def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Any:
-    from noveltyflow.workflow import load_workflow, validated
+def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
+    from noveltyflow.workflow import load_workflow, option_of, validated
 
-    values: dict[str, Any] = {}
-    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
-        values = load_workflow(Path(inputs[0])).model_dump(exclude_unset=True)
-    else:
-        values["inputs"] = list(inputs)
-    if out is not None:
-        values["out"] = out
+    values: dict[str, Any] = {} if out is None else {"out": out}
     for path, value in options.items():
         if value is not None:
             group, _, name = path.partition("__")
             values.setdefault(group, {})[name] = value
-    if "out" not in values:
+    if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
+        return load_workflow(Path(inputs[0]), values)
+    if out is None:
         raise click.UsageError(
             "Missing option '--out': where shall the run be stored, such as --out urls.zarr?"
         )
-    return validated(values)
+    return validated({"inputs": list(inputs), **values}, option_of)
+
+
+def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
+    """Let a command end without complaint when its reader has seen enough, as `head` has."""
+
+    @functools.wraps(command)
+    def run(**options: Any) -> None:
+        try:
+            command(**options)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            # The interpreter flushes what is left in the buffer when it ends; nobody is there to take it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+    return run
 
 
 @cli.command()
@@ -159,6 +183,8 @@ def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any])
 @click.option("--rows", type=click.IntRange(min=1), help="Plan for so many rows of the same kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are in bytes.")
 @_setting_options
+@_log_level
+@_for_readers
 def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Print what `run` with the same INPUT... and options will take: rows, tasks, memory, disk, time.
 
@@ -174,7 +200,7 @@ def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **o
         print_forecast(dataclasses.asdict(found))
 
 
-def _open(path: str) -> Any:
+def _open(path: str) -> Run:
     from noveltyflow.run import open_run
 
     return open_run(path)
@@ -201,6 +227,8 @@ def _echo_json(value: Any) -> None:
 @click.option(
     "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
 )
+@_log_level
+@_for_readers
 def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
     """Print the most novel URLs of RUN, most novel first."""
     frame = _open(path).top(number, score)
@@ -220,6 +248,8 @@ def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
 @cli.command()
 @click.argument("path", metavar="RUN")
 @click.argument("url")
+@_log_level
+@_for_readers
 def neighbors(path: str, url: str) -> None:
     """Print what URL is most like in RUN, nearest first."""
     from noveltyflow.terminal import print_table
@@ -239,6 +269,7 @@ def neighbors(path: str, url: str) -> None:
     "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
 )
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
+@_log_level
 def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
     """Write RUN to FILE: a table (.csv, .csv.gz, .jsonl, .parquet) or the neighbour graph (.npz)."""
     from noveltyflow.export import export as write
@@ -256,6 +287,8 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
 @cli.command()
 @click.argument("path", metavar="RUN")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all settings and inputs.")
+@_log_level
+@_for_readers
 def info(path: str, as_json: bool) -> None:
     """Print what RUN is made of: lines read, blank and rejected, URLs, rows, settings."""
     facts = _open(path).info()
@@ -293,6 +326,8 @@ def _audited(audit: dict[str, Any] | None) -> str:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Show nothing but what is wrong.")
+@_log_level
+@_for_readers
 def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     """Audit RUN: checksums of every file, counts that add up, rows computed again by brute force.
 
@@ -319,6 +354,10 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
 
 def main() -> None:
     """Run the command; a user's mistake ends in one message, never in a traceback."""
+    # The package's own logger only: a handler at the root would also print every message of Dask's.
+    handler = logging.StreamHandler()
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    log.addHandler(handler)
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
@@ -328,9 +367,6 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except NoveltyflowError as error:
         _fail(error, error.exit_code)
-    except BrokenPipeError:
-        sys.stderr.close()
-        sys.exit(0)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, errno.EDQUOT)
         _fail(error, 1, "", _FREE_SPACE if full else "")

@@ -77,7 +77,7 @@ class FeatureSettings(Settings):
     @classmethod
     def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
         if not 1 <= value[0] <= value[1]:
-            raise ValueError(f"ngram_range must be (min, max) with 1 <= min <= max, not {value}")
+            raise ValueError("must be the shortest and the longest, with 1 <= shortest <= longest")
         return value
 
 
@@ -118,18 +118,29 @@ class ClusterSettings(Settings):
     dashboard_address: str = "127.0.0.1:8787"
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
-    """Rows in a block; by default the largest that the memory limit admits."""
+    """Rows in a block, fixed for the whole run; by default the largest that the memory limit admits."""
     checkpoint_seconds: float = Field(default=5.0, ge=0)
     """Seconds that a task computes neighbours before it stores how far it came, which is what a kill can cost."""
     backend: Literal["auto", "cpu"] = "auto"
     """Which kernels compute tiles."""
 
+    @field_validator("dashboard_address")
+    @classmethod
+    def _with_port(cls, value: str) -> str:
+        port = value.rpartition(":")[2]
+        if not (port.isascii() and port.isdigit() and int(port) < 1 << 16):
+            raise ValueError("must end in a port, such as 127.0.0.1:8787 or 8787; port 0 is any free one")
+        return value
+
     @model_validator(mode="after")
     def _local_or_not(self) -> ClusterSettings:
-        given = [name for name in ("workers", "memory_limit") if getattr(self, name) is not None]
+        local = {"workers", "threads_per_worker", "memory_limit", "dashboard_address"}
+        # What is given as its default, as in a file that shows all defaults, asks for nothing.
+        given = [n for n in sorted(local) if getattr(self, n) != type(self).model_fields[n].default]
         if self.scheduler is not None and given:
+            verb = "belongs" if len(given) == 1 else "belong"
             raise ValueError(
-                f"{' and '.join(given)} belong to a local cluster; leave out that or the scheduler"
+                f"{' and '.join(given)} {verb} to a local cluster; leave out that or the scheduler"
             )
         return self
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
+import time
 from datetime import timedelta
 from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 _WIDE = 10_000
@@ -22,10 +23,20 @@ def printable(text: str) -> str:
     )
 
 
+def duration(seconds: float) -> str:
+    """Seconds for people: `7.3 s`, `2 min 05 s`, `3 h 07 min`."""
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes} min {rest:02} s" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02} min"
+
+
 class _Amount(ProgressColumn):
-    """Done, total, unit and rate."""
+    """Done, total, unit and rate; of a stage that is done, what it gave."""
 
     def render(self, task: Task) -> Text:
+        if task.fields["message"]:
+            return Text(task.fields["message"])
         total = "" if task.total is None else f" of {int(task.total):,}"
         rate = "" if task.speed is None else f"  {task.speed:,.0f}/s"
         return Text(f"{int(task.completed):,}{total} {task.fields['unit']}{rate}")
@@ -44,13 +55,15 @@ class TerminalReporter:
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<18}"),
-            BarColumn(bar_width=30),
-            _Amount(),
+            BarColumn(bar_width=20),
+            _Amount(table_column=Column(no_wrap=True)),
             TimeRemainingColumn(elapsed_when_finished=True),
             console=self._console,
             disable=quiet or not self._console.is_terminal,
         )
         self._task: Any = None
+        self._stage, self._begun, self._stage_begun = "", time.monotonic(), 0.0
+        self._times: dict[str, float] = {}
 
     def __enter__(self) -> TerminalReporter:
         self._progress.start()
@@ -61,7 +74,8 @@ class TerminalReporter:
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
         """A stage begins."""
-        self._task = self._progress.add_task(stage, total=total, unit=unit)
+        self._stage, self._stage_begun = stage, time.monotonic()
+        self._task = self._progress.add_task(stage, total=total, unit=unit, message="")
 
     def advance(self, amount: int) -> None:
         """Move the bar of the current stage."""
@@ -69,20 +83,34 @@ class TerminalReporter:
 
     def finish(self, message: str) -> None:
         """Fill the bar of the current stage, whose task count may have been an estimate."""
+        self._times[self._stage] = time.monotonic() - self._stage_begun
         task = self._progress.tasks[self._progress.task_ids.index(self._task)]
         total = task.total if task.total is not None else task.completed
-        self._progress.update(
-            self._task, total=total, completed=total, unit=f"{task.fields['unit']}  ({message})"
-        )
+        self._progress.update(self._task, total=total, completed=total, message=message)
 
     def note(self, message: str) -> None:
         """Print a line of text, inert whatever it holds."""
         self._console.print(Text("\n".join(printable(line) for line in message.splitlines())), soft_wrap=True)
 
+    def summarize(self) -> None:
+        """Print where the time went, if there was any work; the rest is mostly the start of a cluster."""
+        whole = time.monotonic() - self._begun
+        rest = whole - sum(self._times.values())
+        parts = [f"{stage} {duration(spent)}" for stage, spent in {**self._times, "the rest": rest}.items()]
+        if self._times:
+            self.note(f"took {duration(whole)}: {', '.join(parts)}")
+
+
+class _Output(Console):
+    """Standard output, whose reader may go away; Rich would end the whole command as failed."""
+
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError
+
 
 def print_table(frame: pd.DataFrame) -> None:
     """Print a frame on standard output; columns are as wide as they need where that is no terminal."""
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    console = _Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in frame.columns:
         number = pd.api.types.is_numeric_dtype(frame[name])

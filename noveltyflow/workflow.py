@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import SettingsError
+
+Location: TypeAlias = tuple[Any, ...]
+"""Path of a setting in the model: names, and numbers within lists."""
 
 
 class Workflow(ScoringSettings):
@@ -29,8 +32,18 @@ class Workflow(ScoringSettings):
         return ScoringSettings(**{name: getattr(self, name) for name in ScoringSettings.model_fields})
 
 
-def load_workflow(path: Path) -> Workflow:
+_SECTIONS = (*ScoringSettings.model_fields, "cluster")
+
+
+def load_workflow(path: Path, overrides: Mapping[str, Any] | None = None) -> Workflow:
     """Read a workflow file; relative paths in it are relative to the current folder.
+
+    Parameters
+    ----------
+    path
+        The YAML file.
+    overrides
+        Nested mapping of settings that go before those of the file, which may then lack them.
 
     Raises
     ------
@@ -47,10 +60,44 @@ def load_workflow(path: Path) -> Workflow:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: a workflow is a mapping with the keys {_names(Workflow)}")
-    return validated(values, lambda location: f"{path}:{_line(tree, location)}")
+    given = overrides or {}
+
+    def where(location: Location) -> str:
+        # What nobody gave is asked for in the file.
+        return (
+            option_of(location)
+            if _holds(given, location)
+            else f"{path}:{_line(tree, location)}: {_dotted(location)}"
+        )
+
+    return validated(_merged(values, given), where)
 
 
-def validated(values: Mapping[str, Any], where: Any = None) -> Workflow:
+def _merged(values: Mapping[Any, Any], overrides: Mapping[str, Any]) -> dict[Any, Any]:
+    """The values of a file with those that go before them; a section whose keys are all commented out is empty."""
+    result = {name: {} if value is None and name in _SECTIONS else value for name, value in values.items()}
+    for name, value in overrides.items():
+        before = result.get(name, {})
+        nested = isinstance(value, Mapping) and isinstance(before, Mapping)
+        result[name] = {**before, **value} if nested else value
+    return result
+
+
+def _holds(tree: Any, location: Location) -> bool:
+    for part in location:
+        if not isinstance(tree, Mapping) or part not in tree:
+            return False
+        tree = tree[part]
+    return True
+
+
+def option_of(location: Location) -> str:
+    """The option of the command that gives a setting; what has none is named by its path."""
+    name = location[-1] if location == ("out",) else location[1] if len(location) > 1 else None
+    return f"--{name}".replace("_", "-") if isinstance(name, str) else _dotted(location)
+
+
+def validated(values: Mapping[str, Any], where: Callable[[Location], str]) -> Workflow:
     """Make a workflow of plain values, or say everything that is wrong with them.
 
     Parameters
@@ -58,32 +105,41 @@ def validated(values: Mapping[str, Any], where: Any = None) -> Workflow:
     values
         Nested mapping of settings.
     where
-        Function from the path of a setting to the text that names its place; by default its dotted name.
+        Gives the text that names the place of a setting.
+
+    Raises
+    ------
+    SettingsError
+        With one line for each problem.
     """
     try:
         return Workflow.model_validate(values)
     except ValidationError as error:
-        place = where or (lambda location: ".".join(str(part) for part in location))
-        problems = [f"{place(tuple(e['loc']))}: {_problem(dict(e))}" for e in error.errors()]
+        problems = [f"{where(tuple(e['loc']))}: {_problem(dict(e))}" for e in error.errors()]
         raise SettingsError("\n".join(problems)) from error
 
 
 def _problem(error: dict[str, Any]) -> str:
-    location = [str(part) for part in error["loc"]]
-    name = ".".join(location)
-    if error["type"] == "extra_forbidden":
-        known = _known(location[:-1])
-        nearest = difflib.get_close_matches(location[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {nearest[0]!r}?" if nearest else f"known keys: {', '.join(known)}"
-        return f"unknown key {name!r}; {hint}"
     if error["type"] == "missing":
-        return f"the key {name!r} is missing"
-    return f"{name}: {error['msg'].removeprefix('Value error, ')} (given: {error['input']!r})"
+        return "is missing"
+    if error["type"] == "extra_forbidden":
+        *section, key = map(str, error["loc"])
+        known = _known(section)
+        nearest = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+        return "unknown key; " + (
+            f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
+        )
+    given = "" if isinstance(error["input"], Mapping) else f" (given: {error['input']!r})"
+    return str(error["msg"]).removeprefix("Value error, ") + given
 
 
-def _known(location: list[str]) -> list[str]:
+def _dotted(location: Location) -> str:
+    return ".".join(map(str, location))
+
+
+def _known(section: list[str]) -> list[str]:
     model: type[BaseModel] = Workflow
-    for name in location:
+    for name in section:
         model = model.model_fields[name].annotation  # type: ignore[assignment]
     return list(model.model_fields)
 
@@ -92,7 +148,7 @@ def _names(model: type[BaseModel]) -> str:
     return ", ".join(model.model_fields)
 
 
-def _line(tree: yaml.Node | None, location: tuple[Any, ...]) -> int:
+def _line(tree: yaml.Node | None, location: Location) -> int:
     """Line of the setting at `location`, from 1: of its key where it has one, else of what should hold it."""
     node, line = tree, 1
     for part in location:

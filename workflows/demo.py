@@ -32,6 +32,7 @@ def main() -> None:
     LIST.write_bytes(b"".join(url + b"\n" for url in urls()))
     with TerminalReporter() as reporter:
         run_workflow(Workflow(inputs=[str(LIST)], out=RUN), reporter, overwrite=True)
+    reporter.summarize()
     print_table(open_run(RUN).top(15)[["novelty", "count", "url", "nearest_url"]])
     sys.stderr.write(
         f"\nThese {len(open_run(RUN)):,} URLs stand in {PACKAGES.name}; the table shows the least like any other.\n"

@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any
 
@@ -18,12 +18,14 @@ import psutil
 import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster, Security
+from distributed.utils import silence_logging_cmgr
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.forecast import Capacity
 from noveltyflow.runtime.plan import require_worker_memory
 from noveltyflow.runtime.tls import security
+from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 
 CPU_RESOURCE = "CPU"
 """The worker resource that tasks of the CPU kernels ask for."""
@@ -53,9 +55,9 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     Raises
     ------
     ResourceError
-        When the scheduler cannot be reached, has no workers, or none of them carries `CPU`.
+        When the scheduler cannot be reached, runs other versions, has no workers, or none of them carries `CPU`.
     """
-    with dask.config.set(DASK_CONFIG):
+    with dask.config.set(DASK_CONFIG), _quiet_dask():
         if settings.scheduler is None:
             with _deaf_to_interrupts():
                 cluster = LocalCluster(**local_cluster_options(settings))
@@ -64,6 +66,20 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         else:
             with _existing(settings.scheduler, security(settings)) as client:
                 yield client
+
+
+def _dask_log_level() -> int:
+    """What of Dask's log is shown: every failure also ends in an error of ours, which says what to do."""
+    return logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL
+
+
+@contextmanager
+def _quiet_dask() -> Iterator[None]:
+    with ExitStack() as stack:
+        # Dask's client logs through a handler of its own.
+        for name in ("distributed", "distributed.client"):
+            stack.enter_context(silence_logging_cmgr(_dask_log_level(), root=name))
+        yield
 
 
 @contextmanager
@@ -87,6 +103,7 @@ def _existing(address: str, secured: Security | None) -> Iterator[Client]:
         hint = "; with tls:// give --tls-ca, --tls-cert and --tls-key" if address.startswith("tls://") else ""
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}{hint}") from error
     with client:
+        require_same_versions(client.get_versions(packages=OWN_PACKAGES))
         require_cpu_workers(client)
         for worker in client.scheduler_info(n_workers=-1)["workers"].values():
             require_worker_memory(worker["memory_limit"] or sys.maxsize)
@@ -123,7 +140,7 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "security": security(settings),
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
-        "silence_logs": logging.ERROR,
+        "silence_logs": _dask_log_level(),
     }
 
 

@@ -11,8 +11,9 @@ from uuid import uuid4
 
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
+from distributed.client import FutureCancelledError
 
-from noveltyflow.errors import TaskError
+from noveltyflow.errors import NoveltyflowError, TaskError
 from noveltyflow.runtime.cluster import CPU_RESOURCE
 from noveltyflow.runtime.executor import FollowUp, Task
 from noveltyflow.runtime.plan import usable_memory
@@ -99,6 +100,10 @@ class DaskExecutor:
             ]
         return level[0]
 
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """See `Executor.everywhere`; not a task, so a worker that has paused for want of memory does it too."""
+        self._client.run(function, on_error="ignore")
+
 
 def _result(future: Future, name: str) -> Any:
     try:
@@ -114,6 +119,18 @@ def _result(future: Future, name: str) -> Any:
         raise TaskError(
             f"the scheduler was lost during task {name!r}; what was finished is kept: start the cluster again, and "
             "give the same command"
+        ) from error
+    except FutureCancelledError as error:
+        raise TaskError(
+            f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
+            "give the same command again"
+        ) from error
+    except NoveltyflowError:
+        raise
+    except Exception as error:
+        raise TaskError(
+            f"task {name!r} failed: {type(error).__name__}: {error}; what was finished is kept, and the same command "
+            "goes on from there (--log-level debug shows more)"
         ) from error
     finally:
         future.release()

@@ -39,6 +39,9 @@ class Executor(Protocol):
     ) -> Any:
         """Return `combine` over all `chunk(*task)` as one `dask.delayed`-like value for `compute`."""
 
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """Call a function once in every process that runs tasks; one that is just then lost is passed over."""
+
 
 class SerialExecutor:
     """Runs one task after the other in this process: the reference, and the way to debug."""
@@ -70,3 +73,7 @@ class SerialExecutor:
     ) -> Any:
         """See `Executor.tree`."""
         return dask.delayed(lambda: reduce(lambda a, b: combine([a, b]), (chunk(*task) for task in tasks)))()
+
+    def everywhere(self, function: Callable[[], None]) -> None:
+        """See `Executor.everywhere`."""
+        function()

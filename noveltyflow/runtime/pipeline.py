@@ -9,17 +9,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import SettingsError, StoreError
-from noveltyflow.runtime.executor import Executor
-from noveltyflow.runtime.progress import Reporter
-from noveltyflow.runtime.stages.features import compute_features, compute_idf
-from noveltyflow.runtime.stages.neighbors import compute_neighbors
-from noveltyflow.runtime.stages.urls import UrlStage
 from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore
 from noveltyflow.urls.shards import Shard, plan_shards
+
+if TYPE_CHECKING:
+    from noveltyflow.runtime.executor import Executor
+    from noveltyflow.runtime.progress import Reporter
 
 log = logging.getLogger(__name__)
 
@@ -53,6 +52,23 @@ class PlannedRun:
     def release(self) -> None:
         """Remove what was kept of standard input."""
         _remove_spool(self.spool)
+
+    def require_block_rows(self, asked: int | None) -> None:
+        """Refuse another number of rows in a block than the one that an earlier command fixed.
+
+        Raises
+        ------
+        StoreError
+            With both figures. Blocks are fixed once stage `urls` is complete, since all later stages are cut by them.
+        """
+        if asked is None or "urls" in self.unfinished:
+            return
+        figures = self.store.figures("urls")
+        if min(asked, figures["rows"]) != figures["block_rows"]:
+            raise StoreError(
+                f"{self.store.path} is stored in blocks of {figures['block_rows']:,} rows, now {asked:,} are asked "
+                "for; leave --block-rows out to go on, or give --overwrite to start anew"
+            )
 
     def describe(self) -> str | None:
         """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
@@ -102,6 +118,11 @@ def execute(
     plan: PlannedRun, executor: Executor, reporter: Reporter, *, block_rows: int | None, backend: str
 ) -> None:
     """Make the run folder where the plan says so, then carry out the unfinished stages."""
+    # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
+    from noveltyflow.runtime.stages.features import compute_features, compute_idf
+    from noveltyflow.runtime.stages.neighbors import compute_neighbors, forget_blocks
+    from noveltyflow.runtime.stages.urls import UrlStage
+
     store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
     if plan.begins:
         if store.holds_run():
@@ -117,10 +138,13 @@ def execute(
         "idf": lambda mark: compute_idf(store, executor, reporter, mark),
         "neighbors": lambda mark: compute_neighbors(store, settings, backend, executor, reporter, mark),
     }
+    # An earlier command may have been killed while its tiles filled the workers' memory.
+    executor.everywhere(forget_blocks)
     for stage in todo:
         started = time.monotonic()
         stages[stage](prints[stage])
         log.info("stage %s took %.1f s", stage, time.monotonic() - started)
+    executor.everywhere(forget_blocks)
 
 
 def _spool_folder(out: str) -> Path:
@@ -138,9 +162,9 @@ def _remove_spool(spool: Path | None) -> None:
 
 
 def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:
-    """Every input file once, with what tells whether it has changed; how it is cut into shards is left out."""
-    files = {shard.path: shard for shard in shards}
-    return [{"source": s.source, "format": s.format, "identity": s.identity} for s in files.values()]
+    """Every input file as often as it is given, with what tells whether it has changed; its shards are left out."""
+    firsts = (shard for shard in shards if shard.start == 0)
+    return [{"source": s.source, "format": s.format, "identity": s.identity} for s in firsts]
 
 
 def stage_fingerprints(header: dict[str, Any]) -> dict[str, str]:
@@ -185,6 +209,6 @@ def _differences(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
         for source, entry in now_files.items()
         if source in before_files and before_files[source] != entry
     ]
-    if not found and list(before_files) != list(now_files):
-        found.append("inputs are given in another order")
+    if not found and old["inputs"] != new["inputs"]:
+        found.append("inputs are given in another order, or another number of times")
     return found

@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity
-from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.forecast import Forecast, forecast, require_fit
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
@@ -45,6 +43,7 @@ def run_workflow(
     with locked(workflow.out):
         plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
         try:
+            plan.require_block_rows(workflow.cluster.block_rows)
             _execute(plan, workflow.cluster, reporter, repair=repair and not plan.begins)
         finally:
             plan.release()
@@ -65,6 +64,8 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
     NoveltyflowError
         `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
     """
+    from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity
+
     cluster = workflow.cluster
     shards = plan_shards(workflow.inputs, workflow.input)
     if cluster.scheduler is None:
@@ -83,6 +84,10 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
     if not plan.unfinished and not repair:
         plan.store.scratch.remove()
         return
+    # Imported late, so that a plan is made, or refused, without waiting for dask.
+    from noveltyflow.runtime.cluster import capacity_of, connect
+    from noveltyflow.runtime.dask_executor import DaskExecutor
+
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
         executor = DaskExecutor(client, plan.fingerprints["neighbors"], cluster.checkpoint_seconds)

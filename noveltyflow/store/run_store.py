@@ -60,11 +60,20 @@ class RunStore:
 
     @classmethod
     def create(cls, path: str, header: Mapping[str, Any]) -> RunStore:
-        """Make an empty run folder that carries `header` (JSON-able) and the schema version."""
+        """Make an empty run folder that carries `header` (JSON-able) and the schema version.
+
+        Raises
+        ------
+        StoreError
+            When nothing can be written there.
+        """
         if path.startswith("memory:"):
             raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
         attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header}}
-        zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
+        try:
+            zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be made: {error}; choose another --out") from error
         store = cls(path, writable=True)
         store.flush(["zarr.json"])
         return store

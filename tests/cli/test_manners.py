@@ -12,7 +12,7 @@ from helpers import Cli, command
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.terminal import printable
+from noveltyflow.terminal import duration, printable
 
 
 def in_terminal(*args: object, **env: str) -> tuple[int, str]:
@@ -41,9 +41,11 @@ def in_terminal(*args: object, **env: str) -> tuple[int, str]:
 def test_progress_shows_every_stage_in_a_terminal(scheduler: str, url_list: Path, tmp_path: Path) -> None:
     code, shown = in_terminal("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", scheduler)
     assert code == 0, shown
-    for stage in ("read", "canonical", "rows", "hash", "document_frequency", "tile", "merge"):
+    for stage in ("read", "canonical", "shuffle", "rows", "hash", "document_frequency", "tile", "merge"):
         assert stage in shown
     assert "noveltyflow top" in shown
+    times = shown[shown.rindex("took ") :]
+    assert all(f"{stage} " in times for stage in ("read", "canonical", "rows", "hash", "tile", "merge"))
 
 
 def test_no_color_is_respected(small_run: str) -> None:
@@ -78,14 +80,33 @@ def test_wrong_usage_is_status_2(cli: Cli) -> None:
     assert "--out" in cli("run", "urls.txt").stderr
 
 
-def test_closed_pipe_is_no_error(small_run: str) -> None:
-    process = subprocess.Popen(
-        command("top", small_run, "-n", 200, "--format", "csv"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stdout is not None
-    process.stdout.close()
-    assert process.stderr is not None
-    assert b"Traceback" not in process.stderr.read()
-    assert process.wait(timeout=60) in (0, 1)
+@pytest.mark.parametrize(
+    "args", [["info"], *(["top", "--format", form] for form in ("table", "csv", "jsonl"))]
+)
+def test_a_reader_may_go_away(small_run: str, args: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = subprocess.run(command(*args, small_run), stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (process.returncode, process.stderr) == (0, b"")
+
+
+def test_log_level_may_stand_before_or_after_the_command(cli: Cli, tmp_path: Path) -> None:
+    for args in (["--log-level", "debug", "info", tmp_path], ["info", tmp_path, "--log-level", "debug"]):
+        assert "Traceback" in cli(*args).stderr
+    assert "Traceback" not in cli("info", tmp_path).stderr
+
+
+@pytest.mark.parametrize(
+    ("seconds", "shown"),
+    [
+        (0, "0.0 s"),
+        (59.94, "59.9 s"),
+        (59.96, "1 min 00 s"),
+        (61, "1 min 01 s"),
+        (3599, "59 min 59 s"),
+        (11220, "3 h 07 min"),
+    ],
+)
+def test_durations_are_for_people(seconds: float, shown: str) -> None:
+    assert duration(seconds) == shown

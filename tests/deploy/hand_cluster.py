@@ -80,13 +80,13 @@ def _await_workers(address: str, workers: int, folder: Path) -> None:
 
 
 @contextmanager
-def started(script: str, *arguments: str, log: Path) -> Iterator[subprocess.Popen[bytes]]:
+def started(script: str, *arguments: str, log: Path, **variables: str) -> Iterator[subprocess.Popen[bytes]]:
     """Run a script of `cluster/` in a process group of its own, of which nothing is left at the end."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             [ROOT / "cluster" / script, *arguments],
             cwd=log.parent,
-            env=environment(),
+            env=environment() | variables,
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,

@@ -5,9 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from deploy.hand_cluster import ROOT, started
 from distributed import Client, LocalCluster
 from helpers import Cli
 
+from noveltyflow.errors import ResourceError
+from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.testing.runs import assert_same_content
 
 
@@ -19,6 +22,44 @@ def test_same_content_as_embedded(
     assert done.returncode == 0, done.stderr
     assert "http://127.0.0.1:" in done.stderr
     assert_same_content(str(out), small_run)
+
+
+def test_a_worker_with_another_release_is_refused(
+    cli: Cli, cluster_by_hand: str, url_list: Path, tmp_path: Path
+) -> None:
+    about = tmp_path / "other/noveltyflow-0.0.1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: noveltyflow\nVersion: 0.0.1\n")
+    options = ["--nworkers", "1", "--memory-limit", "700MiB", "--local-directory", str(tmp_path)]
+    path = f"{about.parent}:{ROOT}"
+    with started("worker", cluster_by_hand, *options, log=tmp_path / "worker.log", PYTHONPATH=path):
+        with Client(cluster_by_hand) as client:
+            client.wait_for_workers(3, timeout=60)
+        done = cli("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", cluster_by_hand)
+    assert done.returncode == 2
+    assert "noveltyflow 0.0.1, this command" in done.stderr
+    assert done.stderr.count("worker tcp://") == 1
+    assert not (tmp_path / "run.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        ("python", "3.9.1.final.0", "python 3.9"),
+        ("dask", "2020.1", "dask 2020.1"),
+        ("noveltyflow", None, "(none)"),
+    ],
+)
+def test_a_scheduler_of_other_versions_is_refused(
+    cluster_by_hand: str, name: str, version: str | None, told: str
+) -> None:
+    with Client(cluster_by_hand) as client:
+        found = client.get_versions(packages=OWN_PACKAGES)
+    require_same_versions(found)
+    found["scheduler"]["packages"][name] = version
+    with pytest.raises(ResourceError, match="the scheduler has") as caught:
+        require_same_versions(found)
+    assert told in str(caught.value)
 
 
 def test_cluster_without_the_resource_is_refused(cli: Cli, url_list: Path, tmp_path: Path) -> None:
@@ -47,11 +88,11 @@ def test_cluster_without_workers_is_refused(cli: Cli, url_list: Path, tmp_path: 
     assert "has no workers" in done.stderr
 
 
-@pytest.mark.parametrize("option", ["--workers", "--memory-limit"])
+@pytest.mark.parametrize("option", ["--workers", "--threads-per-worker", "--memory-limit"])
 def test_options_of_a_local_cluster_are_refused_with_a_scheduler(
     option: str, cli: Cli, url_list: Path, tmp_path: Path
 ) -> None:
-    value = {"--workers": 2, "--memory-limit": "1GiB"}[option]
+    value = {"--workers": 2, "--threads-per-worker": 2, "--memory-limit": "1GiB"}[option]
     out = tmp_path / "run.zarr"
     done = cli("run", url_list, "--out", out, "--scheduler", "tcp://127.0.0.1:9", option, value)
     assert done.returncode == 2

@@ -40,8 +40,14 @@ def start(urls: Path, out: Path, *options: object, **env: str) -> subprocess.Pop
         command("run", urls, "--out", out, *(options or OPTIONS)),
         stderr=subprocess.PIPE,
         start_new_session=True,
+        preexec_fn=hear_interrupts,
         env=os.environ | env,
     )
+
+
+def hear_interrupts() -> None:
+    """As a shell starts a command in the foreground, even where these tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> None:

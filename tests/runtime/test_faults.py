@@ -13,6 +13,9 @@ import pytest
 from helpers import Cli
 from runtime.faults import MOMENTS, OPTIONS, kill_client, kill_group, same_bytes, start, when, workers_of
 
+from noveltyflow import open_run
+from noveltyflow.errors import StoreError
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -23,6 +26,7 @@ def test_killed_run_continues(
     moment: str,
     kill: Callable[[subprocess.Popen[bytes]], None],
     cli: Cli,
+    scheduler: str,
     urls: Path,
     undisturbed: Path,
     tmp_path: Path,
@@ -31,8 +35,11 @@ def test_killed_run_continues(
     process = start(urls, out)
     when(moment, out, process)
     kill(process)
-    assert cli("top", out).returncode == 2, "an unfinished run must not look finished"
-    again = cli("run", urls, "--out", out, *OPTIONS)
+    with pytest.raises(StoreError, match="unfinished"):
+        open_run(str(out))
+    # The same command again; or on another cluster, which is there already.
+    options = OPTIONS if kill is kill_client else ["--block-rows", "250", "--scheduler", scheduler]
+    again = cli("run", urls, "--out", out, *options)
     assert again.returncode == 0, again.stderr
     assert "continuing" in again.stderr
     assert same_bytes(out, undisturbed)

@@ -235,8 +235,18 @@ class _PreparedCache:
             while self._blocks and sum(kept.nbytes for kept in self._blocks.values()) > limit:
                 self._blocks.popitem(last=False)
 
+    def clear(self) -> None:
+        """Let go of all blocks."""
+        with self._lock:
+            self._blocks.clear()
+
 
 _CACHE = _PreparedCache()
+
+
+def forget_blocks() -> None:
+    """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
+    _CACHE.clear()
 
 
 def _prepared(job: TileJob, block: Block, kernel: TileKernel) -> PreparedBlock:

@@ -60,6 +60,11 @@ def canonical(
     return collapse(pd.concat(frames, ignore_index=True))
 
 
+def count_urls(frame: pd.DataFrame) -> int:
+    """How many records stand behind the distinct URLs of a frame."""
+    return int(frame["count"].sum())
+
+
 def _store_rejects(
     scratch: Scratch, name: str, table: pa.Table, reasons: Sequence[Reason | None], keep: np.ndarray[Any, Any]
 ) -> None:

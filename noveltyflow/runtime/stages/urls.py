@@ -29,6 +29,7 @@ from noveltyflow.runtime.stages.read import (
 from noveltyflow.runtime.stages.rows import (
     Piece,
     canonical,
+    count_urls,
     divisions,
     empty_rows,
     located_rejects,
@@ -69,6 +70,8 @@ class UrlStage:
         counts = self._store_rejects(reports)
         _require_balance(self.store, counts, n_urls)
         if n_rows == 0:
+            # The same input will never hold a URL, so there is nothing to go on with.
+            self.store.remove()
             raise InputError(_no_url(counts))
         block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
         figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
@@ -85,7 +88,7 @@ class UrlStage:
         for report in self._read_missing(missing):
             self.reporter.advance(report.records)
             done.append(report)
-        self.reporter.finish(f"{sum(r.records for r in done):,} lines in {len(self.shards):,} shards")
+        self.reporter.finish(f"{sum(r.records for r in done):,} lines; shards: {len(self.shards):,}")
         return sorted(done, key=lambda report: report.partition)
 
     def _read_missing(self, partitions: list[Partition]) -> Iterator[ReadReport]:
@@ -119,27 +122,38 @@ class UrlStage:
         total = sum(report.records for report in reports)
         self.reporter.start("canonical", total, "lines")
         ranges: dict[int, tuple[int, int]] = {}
-        if pieces:
-            sorted_ranges = self._sorted_ranges(pieces, samples, total)
-            for number, n_rows, n_urls in self.executor.compute(sorted_ranges):
-                ranges[number] = (n_rows, n_urls)
-                self.reporter.advance(n_urls)
+        tasks = self._sorted_ranges(pieces, samples, total) if pieces else []
+        for result in self.executor.compute(tasks):
+            if isinstance(result, int):
+                self.reporter.advance(result)
+                continue
+            if not ranges:
+                self.reporter.finish(f"{total:,} lines")
+                self.reporter.start("shuffle", total, "lines")
+            number, n_rows, n_urls = result
+            ranges[number] = (n_rows, n_urls)
+            self.reporter.advance(n_urls)
         result = [ranges[number] for number in sorted(ranges)] or [(0, 0)]
         scratch.write("sorted.json", json.dumps(result).encode())
         self.reporter.finish(f"{sum(n for n, _ in result):,} distinct URLs")
         return result
 
     def _sorted_ranges(self, pieces: list[Piece], samples: Sequence[str], total: int) -> list[Any]:
+        """Tasks that give the number of URLs of every piece, an int, and what `store_range` says of every range."""
         with_time = self.settings.input.time_column is not None
         bag = db.from_sequence(pieces, npartitions=len(pieces)).map_partitions(
             canonical, self.store.scratch, self.settings.urls, with_time
         )
-        frame = dd.from_delayed(bag.to_delayed(), meta=empty_rows(with_time=with_time), verify_meta=False)
+        parts = bag.to_delayed()
+        frame = dd.from_delayed(parts, meta=empty_rows(with_time=with_time), verify_meta=False)
         borders = divisions(samples, self.settings.urls, -(-total // _RANGE_RECORDS))
         shuffled = frame.set_index("surt", divisions=borders, shuffle_method=self.executor.shuffle_method)
-        store_one = dask.delayed(store_range, pure=False)
+        count_one, store_one = dask.delayed(count_urls), dask.delayed(store_range, pure=False)
+        ranges = shuffled.to_delayed()
+        # No range is there before the last piece has been read; the counts tell how far that is.
         return [
-            store_one(part, number, self.store.scratch) for number, part in enumerate(shuffled.to_delayed())
+            *(count_one(part) for part in parts),
+            *(store_one(part, number, self.store.scratch) for number, part in enumerate(ranges)),
         ]
 
     def _store_rejects(self, reports: Sequence[ReadReport]) -> dict[str, Any]:

@@ -1,0 +1,101 @@
+"""`workflows/score_list.yaml` and other workflow files: validated, and completed or overridden by options."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pytest
+from helpers import ROOT, Cli, some_urls
+
+from noveltyflow.config import ClusterSettings, ScoringSettings
+from noveltyflow.errors import SettingsError
+from noveltyflow.workflow import load_workflow
+
+WORKFLOW = ROOT / "workflows/score_list.yaml"
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "w.yaml"
+    path.write_text(text)
+    return path
+
+
+def refusal(path: Path, **overrides: object) -> list[str]:
+    """What is wrong with a workflow file, line by line."""
+    with pytest.raises(SettingsError) as caught:
+        load_workflow(path, overrides)
+    return str(caught.value).splitlines()
+
+
+def test_the_committed_file_shows_the_defaults() -> None:
+    workflow = load_workflow(WORKFLOW)
+    assert (workflow.inputs, workflow.out) == (["urls.txt.gz"], "urls.zarr")
+    assert workflow.scoring == ScoringSettings()
+    assert workflow.cluster == ClusterSettings(memory_limit="1GiB")
+
+
+def test_the_committed_file_runs_as_it_stands(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "urls.txt.gz").write_bytes(gzip.compress("\n".join(some_urls(300)).encode()))
+    monkeypatch.chdir(tmp_path)
+    done = cli("run", WORKFLOW, "--workers", 1, "--json", PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+    facts = json.loads(done.stdout)
+    assert (facts["path"], facts["urls"], facts["n_neighbors"]) == ("urls.zarr", 300, 10)
+    assert (tmp_path / "urls.zarr/zarr.json").is_file()
+
+
+def test_options_complete_and_override_a_file(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(30)))
+    path = write(
+        tmp_path, f"inputs: [{tmp_path}/urls.txt]\nneighbors: {{n_neighbors: 7}}\ncluster:\n  # all\n"
+    )
+    out = tmp_path / "run.zarr"
+    done = cli(
+        "run", path, "--out", out, "--n-neighbors", 3, "--fold-www", "--scheduler", scheduler, "--json"
+    )
+    assert done.returncode == 0, done.stderr
+    settings = json.loads(done.stdout)["settings"]
+    assert settings["neighbors"]["n_neighbors"] == 3
+    assert settings["urls"]["fold_www"] is True
+
+
+def test_a_file_without_out_needs_the_option(tmp_path: Path) -> None:
+    path = write(tmp_path, "inputs: [urls.txt]\n")
+    assert refusal(path) == [f"{path}:1: out: is missing"]
+    assert load_workflow(path, {"out": "x.zarr"}).out == "x.zarr"
+
+
+def test_an_unknown_key_names_its_line_and_the_nearest_right_one(cli: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path, "inputs: [urls.txt]\nout: x.zarr\nneighbors:\n  # how many\n  n_neighbours: 5\n")
+    done = cli("run", path)
+    assert done.returncode == 2
+    assert f"{path}:5: neighbors.n_neighbours: unknown key; did you mean 'n_neighbors'?" in done.stderr
+
+
+def test_every_mistake_is_named_where_it_was_made(tmp_path: Path) -> None:
+    path = write(tmp_path, "inputs: [urls.txt]\nout: x.zarr\nfeatures:\n  n_features: 0\nclster: {}\n")
+    told = refusal(path, neighbors={"n_neighbors": 0})
+    assert [line.partition(": ")[0] for line in told] == [f"{path}:4", "--n-neighbors", f"{path}:5"]
+
+
+@pytest.mark.parametrize(
+    ("text", "place"),
+    [
+        ("inputs: 5\nout: x\n", ":1"),
+        ("out: x\n", ":1"),
+        ("inputs: [a]\nout: x\ncluster: 3\n", ":3"),
+        ("- a\n", ""),
+        ("a: [\n", ""),
+    ],
+)
+def test_a_bad_file_is_refused_with_its_name(text: str, place: str, tmp_path: Path) -> None:
+    path = write(tmp_path, text)
+    assert refusal(path)[0].startswith(f"{path}{place}: ")
+
+
+def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    assert "nothing.yaml" in refusal(tmp_path / "nothing.yaml")[0]

@@ -1,0 +1,69 @@
+"""How failures of tasks on a cluster reach a person, and what runs leave in its workers."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+
+import cloudpickle
+import pytest
+from distributed import Client, Future
+from helpers import some_urls
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.errors import StoreError, TaskError
+from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages import neighbors
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore
+
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not know the tests
+
+
+@pytest.fixture
+def client(scheduler: str) -> Iterator[Client]:
+    with Client(scheduler) as client:
+        yield client
+
+
+def test_a_failed_task_says_which_and_that_work_is_kept(client: Client) -> None:
+    with pytest.raises(TaskError, match=r"'tile' failed: ValueError: .*'x'.*what was finished is kept"):
+        list(DaskExecutor(client, "t").run("tile", int, [("x",)]))
+
+
+def test_an_error_of_ours_is_passed_on_as_it_is(client: Client, tmp_path: Path) -> None:
+    store = RunStore(str(tmp_path / "nothing.zarr"))
+    with pytest.raises(StoreError, match="no run here"):
+        list(DaskExecutor(client, "t").run("figures", RunStore.figures, [(store, "urls")]))
+
+
+def test_a_task_that_was_dropped_says_what_to_do(client: Client) -> None:
+    results = DaskExecutor(client, "t").run("tile", time.sleep, [(0,), (3,)])
+    assert next(results) is None
+    client.cancel([Future(key, client) for key in client.futures])
+    with pytest.raises(TaskError, match=r"dropped task 'tile'.*what was finished is kept"):
+        next(results)
+
+
+def keep_a_block() -> None:
+    """What a killed command leaves in a worker."""
+    key = ("gone.zarr", "", "cpu", Block(0, 0, 1))
+    neighbors._CACHE.put(key, SimpleNamespace(nbytes=1), 1 << 30)  # type: ignore[arg-type]
+
+
+def n_kept_blocks() -> int:
+    return len(neighbors._CACHE._blocks)
+
+
+def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(60)))
+    client.run(keep_a_block)
+    assert set(client.run(n_kept_blocks).values()) == {1}
+    plan = plan_run([str(tmp_path / "urls.txt")], str(tmp_path / "run.zarr"), ScoringSettings())
+    execute(plan, DaskExecutor(client, "t"), Silent(), block_rows=10, backend="cpu")
+    assert set(client.run(n_kept_blocks).values()) == {0}
