@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -86,12 +87,19 @@ class Run:
     @cached_property
     def similarities(self) -> da.Array:
         """Similarities of the neighbours, float32, shape (n_rows, n_neighbors), best first; -inf is empty."""
-        return da.from_zarr(self.store.array("neighbors/similarities"))
+        return self._lazy("neighbors/similarities")
 
     @cached_property
     def indices(self) -> da.Array:
         """Row numbers of the neighbours, int64, shape (n_rows, n_neighbors); -1 is empty."""
-        return da.from_zarr(self.store.array("neighbors/indices"))
+        return self._lazy("neighbors/indices")
+
+    def _lazy(self, name: str) -> da.Array:
+        array = self.store.array(name)
+        stored = _Stored(self.store, name, array.shape, array.dtype)
+        return da.from_array(
+            stored, chunks=array.chunks, name=f"{name}-{self._fingerprint}", meta=_empty(array)
+        )
 
     def scores(self, score: str = DEFAULT_SCORE) -> da.Array:
         """Novelty of every row, float32, shape (n_rows,), lazily; higher is more novel.
@@ -228,7 +236,7 @@ class Run:
         """Every rejected line, lazily; columns `source`, `line` (from 1), `reason`, `text`."""
         from noveltyflow.store.rejects import COLUMNS
 
-        arrays = [da.from_zarr(self.store.array(f"rejects/{name}")) for name in COLUMNS]
+        arrays = [self._lazy(f"rejects/{name}") for name in COLUMNS]
         frames = [
             dd.from_dask_array(array, columns=name) for name, array in zip(COLUMNS, arrays, strict=True)
         ]
@@ -252,6 +260,27 @@ class Run:
             "settings": self.store.header["settings"],
             "inputs": self.store.header["inputs"],
         }
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A stored array as dask slices it: damage is an error that names it, whoever computes."""
+
+    store: RunStore
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, selection: Any) -> AnyArray:
+        return self.store.read(self.name, selection)
+
+
+def _empty(array: Any) -> AnyArray:
+    return np.empty((0,) * array.ndim, array.dtype)
 
 
 def _require_score(score: str) -> None:

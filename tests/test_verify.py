@@ -159,7 +159,11 @@ def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
 def test_damaged_chunk_is_an_error_that_names_it_when_read(run: Path) -> None:
     flip(run / "rows/url/c/0")
     (run / "neighbors/indices/c/1/0").unlink()
+    flip(run / "neighbors/similarities/c/2/0")
     opened = open_run(str(run))
+    with pytest.raises(DamageError, match=r"neighbors/similarities, rows 128-191 is damaged.*--repair"):
+        opened.scores().compute()
+    flip(run / "neighbors/similarities/c/2/0")
     with pytest.raises(DamageError, match=r"rows/url, rows 0-63 is damaged.*--repair"):
         opened.top(1000)
     with pytest.raises(DamageError, match=r"neighbors/indices/c/1/0 is missing.*--repair"):

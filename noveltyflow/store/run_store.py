@@ -170,7 +170,8 @@ class RunStore:
         try:
             return np.asarray(self.reader.array(name)[selection])
         except (RuntimeError, ValueError) as error:
-            rows = f", rows {selection.start}-{selection.stop - 1}" if isinstance(selection, slice) else ""
+            first = selection[0] if isinstance(selection, tuple) else selection
+            rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""
             raise DamageError(
                 f"{self.path}: {name}{rows} is damaged ({error}); {DamageError.remedy}"
             ) from error
