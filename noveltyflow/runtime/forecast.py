@@ -33,7 +33,7 @@ from noveltyflow.urls.streams import decompressed, opened
 
 _SAMPLED_SHARDS = 8
 _SAMPLED_RECORDS = 4_000
-_PEEK_BYTES = 1 << 20
+_PEEK_BYTES = 8 << 20
 _PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
 _OTHER_WORK = 3
 """Reading, shuffling and storing take about twice as long as canonical form and hashing, which are timed."""
@@ -237,13 +237,15 @@ def _count_lines(shard: Shard) -> tuple[int, int]:
             last = groups.num_row_groups if shard.stop is None else shard.stop
             return sum(groups.row_group(i).num_rows for i in range(shard.start, last)), shard.size
         raw.seek(shard.start)
-        lines = held = 0
+        lines = held = read = 0
         block = b"\n"
         for block in decompressed(raw, shard.compression, shard.source):
+            before, read = read, raw.tell() - shard.start
+            if held >= _PEEK_BYTES and read > before > 0:
+                # Only when a decoder wants more is it known that it has given all of what it read before.
+                return lines, before
             lines, held = lines + block.count(b"\n"), held + len(block)
-            if held >= _PEEK_BYTES:
-                break
-        return lines + (not block.endswith(b"\n")), raw.tell() - shard.start
+        return lines + (not block.endswith(b"\n")), shard.size
 
 
 def _seconds(

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import json
+import lzma
 import subprocess
 import sys
 import time
@@ -12,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import psutil
 import pytest
+import zstandard
 from helpers import ROOT, Cli, some_urls
 from runtime.faults import start, workers_of
 
@@ -21,6 +24,12 @@ from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_f
 from noveltyflow.urls.shards import plan_shards
 
 SETTINGS = ScoringSettings()
+PACKERS = {
+    "gzip": gzip.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
 SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
@@ -87,11 +96,11 @@ def planned(path: Path, memory_limit: int, **more: object) -> Forecast:
     return forecast(shards, SETTINGS, cluster, Capacity(2, 1, memory_limit), **more)  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("form", ["text", "gzip", "csv", "parquet", "many"])
+@pytest.mark.parametrize("form", ["text", "gzip", "zstd", "bz2", "xz", "csv", "parquet", "many"])
 def test_lines_and_nonzeros_are_estimated_from_a_sample(form: str, tmp_path: Path) -> None:
     urls = some_urls(50_000)
     text = "\n".join(urls).encode()
-    path = tmp_path / {"gzip": "u.txt.gz", "csv": "u.csv", "parquet": "u.parquet"}.get(form, "u.txt")
+    path = tmp_path / {"csv": "u.csv", "parquet": "u.parquet"}.get(form, "u.txt")
     if form == "parquet":
         pd.DataFrame({"url": urls}).to_parquet(path)
     elif form == "many":
@@ -100,9 +109,8 @@ def test_lines_and_nonzeros_are_estimated_from_a_sample(form: str, tmp_path: Pat
         for i in range(20):
             (path / f"{i:02}.txt").write_text("\n".join(urls[i * 2500 : (i + 1) * 2500]))
     else:
-        path.write_bytes(
-            gzip.compress(text) if form == "gzip" else b"url\n" + text if form == "csv" else text
-        )
+        pack = PACKERS.get(form, bytes)
+        path.write_bytes(pack(b"url\n" + text if form == "csv" else text))
     found = planned(path, 4 << 30)
     assert found.lines == pytest.approx(50_000, rel=0.05)
     assert found.nonzeros / found.rows == pytest.approx(3 * 40, rel=0.5)
