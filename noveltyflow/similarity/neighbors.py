@@ -7,7 +7,7 @@ from functools import partial
 
 from noveltyflow.similarity.kernels.base import PreparedBlock, TileKernel, TileStats
 from noveltyflow.similarity.kernels.registry import get_kernel
-from noveltyflow.similarity.tiles import Block, split_rows, strip
+from noveltyflow.similarity.tiles import Block, rows_of, split_rows, strip
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows, count_threads
 from noveltyflow.types import CsrMatrix, Float32Array, Int64Array
@@ -100,7 +100,7 @@ def search(
     with ThreadPoolExecutor(threads) as pool:
         for tile in strip(Block(0, 0, queries.shape[0]), blocks):
             block = tile.candidates
-            prepared = kernel.prepare(others[block.start : block.stop] if len(blocks) > 1 else others)
+            prepared = kernel.prepare(rows_of(others, block))
             part_of_tile = partial(_update, kernel, queries, prepared, best, block.start, exclude_self)
             stats = sum(pool.map(part_of_tile, parts), stats)
     return best, stats
@@ -118,7 +118,7 @@ def _update(
     """Compute one part of a tile and write it into its own rows of `best`."""
     known = best.rows(part.start, part.stop)
     found, stats = kernel.compute(
-        queries[part.start : part.stop],
+        rows_of(queries, part),
         prepared,
         known,
         queries_start=part.start,

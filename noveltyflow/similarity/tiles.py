@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from noveltyflow.types import CsrMatrix
+
 
 @dataclass(frozen=True, order=True)
 class Block:
@@ -40,6 +42,15 @@ def split_rows(n_rows: int, block_rows: int) -> list[Block]:
         raise ValueError(f"cannot cut {n_rows} rows into blocks of {block_rows}")
     starts = range(0, n_rows, block_rows)
     return [Block(i, start, min(start + block_rows, n_rows)) for i, start in enumerate(starts)]
+
+
+def rows_of(matrix: CsrMatrix, block: Block) -> CsrMatrix:
+    """Rows of a CSR matrix as a matrix that shares its columns and weights, where scipy would copy them."""
+    indptr = matrix.indptr[block.start : block.stop + 1]
+    entries = slice(int(indptr[0]), int(indptr[-1]))
+    view = matrix.__class__((block.n_rows, matrix.shape[1]), dtype=matrix.dtype)
+    view.data, view.indices, view.indptr = matrix.data[entries], matrix.indices[entries], indptr - indptr[0]
+    return view
 
 
 def strip(queries: Block, candidates: Sequence[Block]) -> list[Tile]:

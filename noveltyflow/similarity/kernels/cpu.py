@@ -8,38 +8,68 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.postings import PostingLists
+from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
+from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, index_bytes
+from noveltyflow.similarity.kernels.pruned.query import scratch_bytes
+from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
 SLAB_ROWS = 1 << 14
-"""Candidates accumulated at a time: 9 bytes each, so that a slab stays in a core's second-level cache."""
+"""Candidates of the exhaustive path accumulated at a time: 9 bytes each, which fit a core's second-level cache."""
 _NOBODY = -(1 << 62)
 
 
 @dataclass(frozen=True, eq=False)
-class CpuPrepared:
-    """Candidates with their posting lists."""
+class IndexedPart:
+    """Consecutive candidates from row `start` of the block on, few enough for one index."""
 
-    n_rows: int
-    lists: PostingLists
+    start: int
+    distinct: Distinct
+    index: GroupIndex
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the posting lists."""
-        return self.lists.nbytes
+        """Bytes beside the rows themselves."""
+        return self.distinct.nbytes + self.index.nbytes
+
+
+@dataclass(frozen=True, eq=False)
+class CpuPrepared:
+    """Candidates with their index in parts; without one where a weight is negative."""
+
+    block: CsrMatrix
+    parts: tuple[IndexedPart, ...] | None
+
+    @property
+    def n_rows(self) -> int:
+        """Number of rows of the block."""
+        return int(self.block.shape[0])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the block and of its index."""
+        block = self.block.data.nbytes + self.block.indices.nbytes + self.block.indptr.nbytes
+        return int(block + sum(part.nbytes for part in self.parts or ()))
 
 
 @dataclass(frozen=True)
 class CpuKernel:
     """Exact tiles on one CPU core; threads call it side by side.
 
+    Weights that are nowhere negative, as all of a run's are, allow bounds that spare most of the work; tiles
+    with a negative weight are computed exhaustively.
+
     Attributes
     ----------
     slab_rows : int
-        Candidates accumulated at a time. It does not change the result.
+        Candidates that the exhaustive path accumulates at a time. It does not change the result.
+    part_rows : int
+        Candidates in one index. It does not change the result.
     """
 
     slab_rows: int = SLAB_ROWS
+    part_rows: int = MOST_ROWS
     name: str = "cpu"
 
     def is_usable(self) -> bool:
@@ -47,16 +77,23 @@ class CpuKernel:
         return True
 
     def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-        """Return the bytes of the posting lists, one thread's accumulators and the result."""
-        lists = 8 * candidates.nonzeros + 8 * (candidates.features + 2) + 8 * (candidates.rows + 1)
+        """Return the bytes of the index, of one thread's arrays and of the result."""
         longest_row = min(queries.nonzeros, queries.features)
-        scratch = 13 * self.slab_rows + 16 * longest_row
-        result = 12 * n_neighbors * queries.rows
-        return lists + scratch + result + 8 * (queries.rows + 1)
+        longest_record = min(candidates.nonzeros, candidates.features)
+        index = index_bytes(candidates.rows, candidates.nonzeros, candidates.features) + 40 * candidates.rows
+        scratch = scratch_bytes(longest_row, candidates.rows // 8 + 1, longest_record) + 13 * self.slab_rows
+        return index + scratch + (12 * n_neighbors + 8) * queries.rows
 
     def prepare(self, block: CsrMatrix) -> CpuPrepared:
-        """Build the posting lists of `block`."""
-        return CpuPrepared(block.shape[0], PostingLists.of(block))
+        """Index `block`."""
+        if block.nnz and block.data.min() < 0:
+            return CpuPrepared(block, None)
+        parts = []
+        for part in split_rows(block.shape[0], self.part_rows):
+            rows = rows_of(block, part)
+            distinct = Distinct.of(rows)
+            parts.append(IndexedPart(part.start, distinct, GroupIndex.of(rows, distinct)))
+        return CpuPrepared(block, tuple(parts))
 
     def compute(
         self,
@@ -69,23 +106,58 @@ class CpuKernel:
         exclude_self: bool = True,
     ) -> tuple[TopK, TileStats]:
         """Merge the tile's neighbours into `best`; see `TileKernel.compute`."""
-        from noveltyflow.similarity.kernels.exhaustive import score_all
-
         if not isinstance(candidates, CpuPrepared):
             raise TypeError(f"a block prepared by the cpu kernel is needed, not {type(candidates).__name__}")
         found = best.copy()
+        own_offset = queries_start - candidates_start if exclude_self else _NOBODY
+        if candidates.parts is None or (queries.nnz and queries.data.min() < 0):
+            work = self._exhaustive(queries, candidates, found, candidates_start, own_offset)
+        else:
+            work = [0, 0, 0]
+            for part in candidates.parts:
+                more = _search_part(queries, part, found, candidates_start, own_offset)
+                work = [done + new for done, new in zip(work, more, strict=True)]
+        return found, TileStats(queries.shape[0], *work)
+
+    def _exhaustive(
+        self, queries: CsrMatrix, candidates: CpuPrepared, found: TopK, candidates_start: int, own_offset: int
+    ) -> list[int]:
+        from noveltyflow.similarity.kernels.exhaustive import score_all
+
+        lists = PostingLists.of(candidates.block)
         multiply_adds, pairs = score_all(
             queries.indptr.astype(np.int64),
             queries.indices,
             queries.data,
-            candidates.lists.indptr,
-            candidates.lists.rows,
-            candidates.lists.weights,
+            lists.indptr,
+            lists.rows,
+            lists.weights,
             candidates.n_rows,
             found.similarities,
             found.indices,
             candidates_start,
-            queries_start - candidates_start if exclude_self else _NOBODY,
+            own_offset,
             self.slab_rows,
         )
-        return found, TileStats(queries.shape[0], multiply_adds, pairs, pairs)
+        return [multiply_adds, pairs, pairs]
+
+
+def _search_part(
+    queries: CsrMatrix, part: IndexedPart, found: TopK, candidates_start: int, own_offset: int
+) -> list[int]:
+    from noveltyflow.similarity.kernels.pruned.search import search_rows
+    from noveltyflow.similarity.kernels.pruned.verify import Members
+
+    distinct = part.distinct
+    work: list[int] = search_rows(
+        queries.indptr.astype(np.int64),
+        queries.indices,
+        queries.data,
+        part.index,
+        Members(distinct.member_starts, distinct.members, candidates_start + part.start),
+        distinct.row_of,
+        own_offset - part.start,
+        found.similarities,
+        found.indices,
+    ).tolist()
+    return work

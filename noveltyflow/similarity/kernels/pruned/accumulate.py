@@ -1,0 +1,103 @@
+"""Adding posting lists, and finding the groups whose sums are large enough."""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+from noveltyflow.similarity.kernels.pruned.index import GroupIndex
+from noveltyflow.similarity.kernels.pruned.query import UNIT, Scratch
+from noveltyflow.types import AnyArray, Int32Array
+
+SINGLE = 1.0 - 2.0**-22
+"""Factor that makes a stored similarity, rounded to float32 from float64, a lower bound of the real one."""
+_CHUNK = 128
+
+
+@numba.njit(nogil=True, cache=True)
+def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: float, budget: int) -> int:
+    """Add the postings whose suffix norms allow more than `skip`, from column `start` on.
+
+    Of a candidate y, let c be the first column shared with the query x that is not added. There the suffix
+    norms have a product of at most `skip`, and by Cauchy-Schwarz everything x and y share from c on adds at
+    most that much. So x·y <= accumulated + skip. A later walk with a smaller `skip` goes on where the lists
+    were left.
+
+    Returns the column at which the budget of multiply-adds was used up, or `known` when all was walked.
+    """
+    spent = 0
+    for step in range(start, known):
+        if scratch.reach[step] <= skip:
+            break
+        level = 255.0 * skip / scratch.norm[step]
+        if level >= 255.0:
+            break
+        left = index.postings[scratch.cursor[step] : scratch.end[step]]
+        added = _add(left, scratch.weight[step], np.uint32(level), scratch.accumulators)
+        scratch.cursor[step] += added
+        spent += added
+        if spent >= budget:
+            scratch.work[0] += spent
+            return step + 1
+    scratch.work[0] += spent
+    return known
+
+
+@numba.njit(nogil=True, cache=True)
+def _add(postings: AnyArray, weight: np.int32, level: np.uint32, accumulators: Int32Array) -> int:
+    for place in range(postings.size):
+        posting = postings[place]
+        if (posting & np.uint32(0xFF)) <= level:
+            return place
+        accumulators[posting >> np.uint32(16)] += weight * np.int32(
+            (posting >> np.uint32(8)) & np.uint32(0xFF)
+        )
+    return postings.size
+
+
+@numba.njit(nogil=True, cache=True)
+def threshold(similarity: float, skipped: float) -> int:
+    """Least accumulated sum with which a group can still have a member of `similarity`.
+
+    It is at least 1, a shared column, unless infinitely much may have been skipped. The sum is an integer, and
+    one unit less is asked for than computed, which covers the rounding here.
+    """
+    if skipped == np.inf:
+        return 0
+    least = (np.float64(similarity) * SINGLE - skipped) * UNIT - 1.0
+    return int(min(least, 2.0e9)) if least > 1.0 else 1
+
+
+@numba.njit(nogil=True, cache=True)
+def largest(sums: Int32Array) -> int:
+    """Largest of some accumulators, of which there is at least one."""
+    most = sums[0]
+    for place in range(sums.size):
+        most = max(most, sums[place])
+    return int(most)
+
+
+@numba.njit(nogil=True, cache=True)
+def collect(scratch: Scratch, least: int) -> int:
+    """List the groups with a sum of at least `least` in `candidates`; returns their number."""
+    found = 0
+    for start in range(0, scratch.accumulators.size, _CHUNK):
+        chunk = scratch.accumulators[start : start + _CHUNK]
+        if largest(chunk) < least:
+            continue
+        for place in range(chunk.size):
+            if chunk[place] >= least:
+                scratch.candidates[found] = start + place
+                found += 1
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def still_possible(scratch: Scratch, found: int, least: int) -> int:
+    """Drop candidates whose sum is below `least`; returns how many are left."""
+    left = 0
+    for place in range(found):
+        if scratch.accumulators[scratch.candidates[place]] >= least:
+            scratch.candidates[left] = scratch.candidates[place]
+            left += 1
+    return left

@@ -1,0 +1,122 @@
+"""What one query row needs while it is answered, in arrays that the next row uses again."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, GroupIndex
+from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
+
+UNIT = 2.0**28
+"""Accumulated similarity 1; a group's sum stays below 4, and so below 2**30."""
+TABLE_UNIT = 64_000.0
+"""Product 1 of a query weight and the largest weight of its column, in the table; norms are at most 1.002."""
+SLOTS = 1 << 16
+AT_ONCE = 12
+"""Groups settled before the threshold is looked at anew."""
+
+
+class Scratch(NamedTuple):
+    """Arrays of one thread; n is the longest query row, g the number of groups.
+
+    `accumulators` int32 (g,): upper bounds of the similarities to groups, without what was skipped;
+    `order` int64 (n,): rank and position of the row's columns, rare ones first; `norm` float64 (n,): suffix
+    norm of the row, times the largest norm of the block; `reach` float64 (n,): upper bound of what the
+    columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
+    `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 and `place` int32
+    (`SLOTS`,): the row's weights by record code, and its positions by hashed column; `candidates` int32 (g,):
+    groups; `hits` int32: places in a record; `bounds` int64 (8,); `best` int32 (`AT_ONCE`,): groups;
+    `work` int64 (3,): multiply-adds, groups bounded, similarities computed.
+    """
+
+    accumulators: Int32Array
+    order: Int64Array
+    norm: Float64Array
+    reach: Float64Array
+    weight: Int32Array
+    cursor: Int64Array
+    end: Int64Array
+    table: AnyArray
+    place: Int32Array
+    candidates: Int32Array
+    hits: Int32Array
+    bounds: Int64Array
+    best: Int32Array
+    work: Int64Array
+
+
+def scratch_bytes(longest_row: int, n_groups: int, longest_record: int) -> int:
+    """Bytes of the arrays that `make_scratch` makes."""
+    return 8 * n_groups + 44 * longest_row + 6 * SLOTS + 4 * longest_record + 1024
+
+
+@numba.njit(nogil=True, cache=True)
+def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
+    """Return cleared arrays for rows of at most `longest_row` columns."""
+    n_groups = index.record_starts.size - 1
+    longest_record = 0
+    for group in range(n_groups):
+        longest_record = max(longest_record, index.record_starts[group + 1] - index.record_starts[group])
+    return Scratch(
+        np.zeros(n_groups, np.int32),
+        np.empty(longest_row, np.int64),
+        np.empty(longest_row, np.float64),
+        np.empty(longest_row, np.float64),
+        np.empty(longest_row, np.int32),
+        np.empty(longest_row, np.int64),
+        np.empty(longest_row, np.int64),
+        np.zeros(SLOTS, np.uint16),
+        np.full(SLOTS, -1, np.int32),
+        np.empty(n_groups, np.int32),
+        np.empty(longest_record + 1, np.int32),
+        np.zeros(GROUP_ROWS, np.int64),
+        np.empty(AT_ONCE, np.int32),
+        np.zeros(3, np.int64),
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def slot_of(column: int) -> int:
+    """Place of a column in a table of `SLOTS`, by Fibonacci hashing."""
+    return int(((np.uint64(column) * np.uint64(2654435769)) >> np.uint64(16)) & np.uint64(0xFFFF))
+
+
+@numba.njit(nogil=True, cache=True)
+def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, scratch: Scratch) -> int:
+    """Prepare a row; returns how many of its columns the block has."""
+    known = 0
+    for place in range(columns.size):
+        rank = index.column_rank[columns[place]]
+        if rank >= 0:
+            scratch.order[known] = (np.int64(rank) << 32) | place
+            known += 1
+    order = scratch.order[:known]
+    order.sort()
+    squares, products = 0.0, 0.0
+    for step in range(known - 1, -1, -1):
+        rank, place = order[step] >> 32, order[step] & 0xFFFFFFFF
+        weight = np.float64(weights[place])
+        product = weight * np.float64(index.largest_weight[rank])
+        squares += weight * weight
+        products += product
+        scratch.norm[step] = np.sqrt(squares) * index.largest_norm * ROUND_UP
+        scratch.reach[step] = min(scratch.norm[step], products * ROUND_UP)
+        scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
+        scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
+        code = rank & 0xFFFF
+        scratch.table[code] = max(scratch.table[code], np.uint16(np.ceil(product * ROUND_UP * TABLE_UNIT)))
+        scratch.place[slot_of(columns[place])] = place
+    return known
+
+
+@numba.njit(nogil=True, cache=True)
+def clear_query(columns: Int32Array, known: int, scratch: Scratch) -> None:
+    """Make the arrays ready for the next row."""
+    scratch.accumulators[:] = 0
+    for step in range(known):
+        scratch.table[(scratch.order[step] >> 32) & 0xFFFF] = 0
+    for column in columns:
+        scratch.place[slot_of(column)] = -1

@@ -1,0 +1,222 @@
+"""From a group that may hold a neighbour to the exact similarities of its members."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from noveltyflow.similarity.kernels.insertion import insert_neighbor
+from noveltyflow.similarity.kernels.pruned.accumulate import SINGLE, threshold
+from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch, slot_of
+from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+
+DONE = np.int32(-(1 << 30))
+"""Added to the accumulator of a group whose members are settled; no later sum brings it back above zero."""
+MUCH_LONGER = 32
+"""How many times as long as a query a record or row is when looking for each column of the query is cheaper."""
+_UNKNOWN = 1 << 62
+_PAIR = np.uint64(0x000000FF000000FF)
+_LOW = np.uint64(0xFFFFFFFF)
+
+
+class Members(NamedTuple):
+    """Rows of the block behind its distinct rows, as in `Distinct`, and the global number of the first."""
+
+    starts: Int64Array
+    rows: Int64Array
+    first: int
+
+
+class Query(NamedTuple):
+    """A query row: its columns and weights, its number among the block's rows or -1, and its best k."""
+
+    columns: Int32Array
+    weights: Float32Array
+    own: int
+    similarities: Float32Array
+    neighbors: Int64Array
+
+
+@numba.njit(nogil=True, cache=True)
+def settle(
+    index: GroupIndex,
+    members: Members,
+    query: Query,
+    groups: Int32Array,
+    skipped: float,
+    scratch: Scratch,
+) -> None:
+    """Bound every member of each group that is still possible, and insert those that can be among the best k.
+
+    Arrays are taken out of their tuples once, because Numba counts a reference each time.
+    """
+    sums, table, hits, bounds, place_of = (
+        scratch.accumulators,
+        scratch.table,
+        scratch.hits,
+        scratch.bounds,
+        scratch.place,
+    )
+    starts, codes, lanes = index.record_starts, index.record_codes, index.record_weights
+    row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
+    similarities, neighbors, own_columns, own_weights = (
+        query.similarities,
+        query.neighbors,
+        query.columns,
+        query.weights,
+    )
+    for group in groups:
+        if sums[group] < threshold(similarities[-1], skipped):
+            continue
+        sums[group] += DONE
+        scratch.work[1] += 1
+        record = slice(starts[group], starts[group + 1])
+        if starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
+            bounds[:] = _UNKNOWN
+        else:
+            _bound_members(codes[record], lanes[record], table, hits, bounds)
+        first = int(group) * GROUP_ROWS
+        last = min(first + GROUP_ROWS, row_starts.size)
+        for row in range(first, last):
+            if bounds[row - first] < _least_bound(similarities[-1]):
+                continue
+            scratch.work[2] += 1
+            entries = slice(row_starts[row], row_ends[row])
+            similarity = _similarity(own_columns, own_weights, columns[entries], weights[entries], place_of)
+            if similarity >= similarities[-1]:
+                _insert(similarity, row, members, query.own, similarities, neighbors)
+
+
+@numba.njit(nogil=True, cache=True)
+def _insert(
+    similarity: np.float32,
+    row: int,
+    members: Members,
+    own: int,
+    similarities: Float32Array,
+    neighbors: Int64Array,
+) -> None:
+    """Insert all rows that are this distinct row; they are equally similar, and the first have precedence."""
+    for place in range(members.starts[row], members.starts[row + 1]):
+        number = members.first + members.rows[place]
+        if similarity < similarities[-1] or (similarity == similarities[-1] and number > neighbors[-1] >= 0):
+            return
+        if members.rows[place] != own:
+            insert_neighbor(similarities, neighbors, similarity, number)
+
+
+@numba.njit(nogil=True, cache=True)
+def _least_bound(similarity: float) -> int:
+    """Least bound of a member, in units of `TABLE_UNIT` times 255, that can have `similarity`; at least 1."""
+    least = np.float64(similarity) * SINGLE * (TABLE_UNIT * 255.0) - 1.0
+    return int(least) if least > 1.0 else 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _bound_members(
+    codes: AnyArray, weights: AnyArray, table: AnyArray, hits: Int32Array, bounds: Int64Array
+) -> None:
+    """Upper bounds of the similarities to all members.
+
+    Columns that share a code can only add to a bound. Two members at a time: their weights stand in the two
+    halves of 64 bits, and neither product nor sum grows out of 32 bits.
+    """
+    found = 0
+    for place in range(codes.size):
+        hits[found] = place
+        found += int(table[codes[place]] != 0)
+    a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+    for hit in range(found):
+        place = hits[hit]
+        factor = np.uint64(table[codes[place]])
+        lanes = weights[place]
+        a += (lanes & _PAIR) * factor
+        b += ((lanes >> np.uint64(8)) & _PAIR) * factor
+        c += ((lanes >> np.uint64(16)) & _PAIR) * factor
+        d += ((lanes >> np.uint64(24)) & _PAIR) * factor
+    for lane, pair in enumerate((a, b, c, d)):
+        bounds[lane] = np.int64(pair & _LOW)
+        bounds[lane + 4] = np.int64(pair >> np.uint64(32))
+
+
+@numba.njit(nogil=True, cache=True)
+def _similarity(
+    own_columns: Int32Array,
+    own_weights: Float32Array,
+    columns: Int32Array,
+    weights: Float32Array,
+    place_of: Int32Array,
+) -> np.float32:
+    """The one way to compute a similarity; minus infinity where no column is shared.
+
+    A row that shares none may have passed because two columns share a code, or unbounded.
+    """
+    if columns.size > MUCH_LONGER * own_columns.size:
+        return _similarity_to_long(own_columns, own_weights, columns, weights)
+    total, shared = 0.0, False
+    for place in range(columns.size):
+        own = place_of[slot_of(columns[place])]
+        if own < 0:
+            continue
+        if own_columns[own] != columns[place]:
+            own = _find(own_columns, columns[place])
+            if own < 0:
+                continue
+        total += np.float64(own_weights[own]) * np.float64(weights[place])
+        shared = True
+    return np.float32(total) if shared else np.float32(-np.inf)
+
+
+@numba.njit(nogil=True, cache=True)
+def _similarity_to_long(
+    own_columns: Int32Array, own_weights: Float32Array, columns: Int32Array, weights: Float32Array
+) -> np.float32:
+    """The same sum, in the same order of columns."""
+    total, shared = 0.0, False
+    for own in range(own_columns.size):
+        place = _find(columns, own_columns[own])
+        if place >= 0:
+            total += np.float64(own_weights[own]) * np.float64(weights[place])
+            shared = True
+    return np.float32(total) if shared else np.float32(-np.inf)
+
+
+@numba.njit(nogil=True, cache=True)
+def _find(columns: Int32Array, column: int) -> int:
+    """Place of a column among ascending ones, or -1; numba's `searchsorted` takes time linear in their number."""
+    low, high = 0, columns.size
+    while low < high:
+        middle = (low + high) // 2
+        if columns[middle] < column:
+            low = middle + 1
+        else:
+            high = middle
+    return low if low < columns.size and columns[low] == column else -1
+
+
+@numba.njit(nogil=True, cache=True)
+def settle_best(
+    index: GroupIndex, members: Members, query: Query, found: int, skipped: float, scratch: Scratch
+) -> None:
+    """Settle the `AT_ONCE` candidates with the largest sums, the largest first."""
+    sums, best, chosen = scratch.accumulators, scratch.best, 0
+    for candidate in scratch.candidates[:found]:
+        chosen = _keep_largest(sums, candidate, best, chosen)
+    settle(index, members, query, best[:chosen], skipped, scratch)
+
+
+@numba.njit(nogil=True, cache=True)
+def _keep_largest(sums: Int32Array, group: int, best: Int32Array, chosen: int) -> int:
+    """Insert a group into those with the largest sums; returns how many there are now."""
+    if chosen == best.size and sums[group] <= sums[best[chosen - 1]]:
+        return chosen
+    chosen = min(chosen + 1, best.size)
+    slot = chosen - 1
+    while slot > 0 and sums[best[slot - 1]] < sums[group]:
+        best[slot] = best[slot - 1]
+        slot -= 1
+    best[slot] = group
+    return chosen
