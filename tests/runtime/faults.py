@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import filecmp
 import os
 import signal
@@ -71,8 +72,14 @@ def kill_client(process: subprocess.Popen[bytes]) -> None:
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
     """The worker processes; the nannies are threads of the command itself."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is the process of a worker, and alive."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
 
 
 def last_words(stderr: str) -> str:

@@ -21,6 +21,7 @@ from runtime.faults import start, workers_of
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
+from noveltyflow.runtime.plan import STAGE_OF
 from noveltyflow.urls.shards import plan_shards
 
 SETTINGS = ScoringSettings()
@@ -154,4 +155,13 @@ def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None
         assert done.returncode == 2
         assert "stage urls" in done.stderr
         assert "--memory-limit to" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
+
+
+def test_plan_prints_every_stage_and_stores_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(500)))
+    done = cli("plan", tmp_path / "urls.txt", "--rows", 2_000_000, "--workers", 1, "--memory-limit", "2GiB")
+    assert done.returncode == 0, done.stderr
+    words = ("rows  2,000,000", "reserved_mem", "allowed_mem", "projected_mem", "disk", "time", *STAGE_OF)
+    assert [word for word in words if word not in done.stdout] == []
     assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
