@@ -22,6 +22,14 @@ class StoreError(NoveltyflowError):
     """A run folder that is absent, damaged, unfinished, or made with other settings or inputs."""
 
 
+class DamageError(StoreError):
+    """Something stored that is no longer what was stored."""
+
+    exit_code = 1
+    remedy = "give the same `noveltyflow run` command again with --repair"
+    """What every message about damage ends with."""
+
+
 class ResourceError(NoveltyflowError):
     """A cluster that lacks the memory, workers or devices which the run needs."""
 

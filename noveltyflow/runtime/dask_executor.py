@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from itertools import count, islice
 from typing import Any
 from uuid import uuid4
@@ -21,6 +22,7 @@ from noveltyflow.runtime.sharing import Sharing
 
 _FAN_IN = 8
 _RETRIES = 2
+_MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +36,23 @@ class DaskExecutor:
         A connected `distributed.Client`.
     token
         Fingerprint of the run; part of every key, so that no task of another run is ever reused.
+    checkpoint_seconds
+        See `Executor`.
     device_memory_limit
         Bytes that tiles may take of a device's memory, if that is limited.
     """
 
     shuffle_method = "p2p"
 
-    def __init__(self, client: Client, token: str, device_memory_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        token: str,
+        checkpoint_seconds: float = 5.0,
+        device_memory_limit: int | None = None,
+    ) -> None:
         self._client = client
+        self.checkpoint_seconds = checkpoint_seconds
         # Never the keys of an earlier command: what it left running must not answer for this one.
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit
@@ -149,8 +160,14 @@ def outcome(future: Future, name: str) -> Any:
     except KilledWorker as error:
         raise TaskError(
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
-            "needs more memory than they have: raise --memory-limit, or start anew with --overwrite and a smaller "
-            "--block-rows"
+            f"needs more memory than they have: {_MORE_MEMORY}"
+        ) from error
+    except MemoryError as error:
+        raise TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}") from error
+    except CancelledError as error:
+        raise TaskError(
+            f"the scheduler was lost during task {name!r}; what was finished is kept: start the cluster again, and "
+            "give the same command"
         ) from error
     except FutureCancelledError as error:
         raise TaskError(
