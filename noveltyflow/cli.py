@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import errno
 import functools
 import json
 import logging
@@ -19,14 +18,13 @@ import click
 from pydantic.fields import FieldInfo
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
-from noveltyflow.errors import NoveltyflowError
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
     from noveltyflow.workflow import Workflow
 
 INTERRUPTED = 130
-_FREE_SPACE = "\nfree some space, and give the same command again; what was finished is kept"
 _GROUPS = {
     **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
     "cluster": ClusterSettings,
@@ -368,8 +366,7 @@ def main() -> None:
     except NoveltyflowError as error:
         _fail(error, error.exit_code)
     except OSError as error:
-        full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-        _fail(error, 1, "", _FREE_SPACE if full else "")
+        _fail(error, 1, "", f"\n{FREE_SPACE}" if is_disk_full(error) else "")
     except Exception as error:
         _fail(error, 1, f"unexpected {type(error).__name__}: ", "\n(--log-level debug shows where)")
 

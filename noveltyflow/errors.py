@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+FREE_SPACE = "free some space, and give the same command again; what was finished is kept"
+"""What a message about a full disk ends with."""
+
 
 class NoveltyflowError(Exception):
     """Base of all errors raised on purpose; its text is meant to be shown without a traceback."""
@@ -38,3 +43,8 @@ class TaskError(NoveltyflowError):
     """Work that was begun and failed; what was finished is stored, and the run can be continued."""
 
     exit_code = 1
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a write failed because the disk, or what one may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

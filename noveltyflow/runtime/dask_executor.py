@@ -12,9 +12,8 @@ from uuid import uuid4
 
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
-from distributed.client import FutureCancelledError
 
-from noveltyflow.errors import NoveltyflowError, TaskError
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import usable_memory
@@ -23,6 +22,7 @@ from noveltyflow.runtime.sharing import Sharing
 _FAN_IN = 8
 _RETRIES = 2
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
+_GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
 
 log = logging.getLogger(__name__)
 
@@ -166,20 +166,13 @@ def outcome(future: Future, name: str) -> Any:
         raise TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}") from error
     except CancelledError as error:
         raise TaskError(
-            f"the scheduler was lost during task {name!r}; what was finished is kept: start the cluster again, and "
-            "give the same command"
-        ) from error
-    except FutureCancelledError as error:
-        raise TaskError(
             f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
             "give the same command again"
         ) from error
     except NoveltyflowError:
         raise
     except Exception as error:
-        raise TaskError(
-            f"task {name!r} failed: {type(error).__name__}: {error}; what was finished is kept, and the same command "
-            "goes on from there (--log-level debug shows more)"
-        ) from error
+        remedy = FREE_SPACE if is_disk_full(error) else _GO_ON
+        raise TaskError(f"task {name!r} failed: {type(error).__name__}: {error}; {remedy}") from error
     finally:
         future.release()

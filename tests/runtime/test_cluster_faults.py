@@ -66,7 +66,7 @@ def test_killed_scheduler_ends_the_command_and_the_run_continues_elsewhere(
         os.kill(scheduler, signal.SIGKILL)
         stderr = process.communicate(timeout=120)[1].decode()
     assert process.returncode == 1, stderr
-    assert last_words(stderr).startswith("the scheduler was lost")
+    assert last_words(stderr).startswith("the scheduler is gone")
     again = cli("run", urls, "--out", out, *OPTIONS)
     assert again.returncode == 0, again.stderr
     assert "continuing" in again.stderr
