@@ -37,6 +37,8 @@ _BY_HAND = f"dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
+_CLOSE_SECONDS = 15.0
+"""How long a cluster started here may take to end; it takes about one."""
 
 log = logging.getLogger(__name__)
 
@@ -67,7 +69,7 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         if settings.scheduler is None:
             with _deaf_to_interrupts():
                 cluster = _local_cluster(settings)
-            with cluster, Client(cluster) as client:
+            with _ended(cluster), Client(cluster) as client:
                 yield client
         else:
             with _existing(settings, settings.scheduler) as client:
@@ -99,6 +101,18 @@ def _deaf_to_interrupts() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+@contextmanager
+def _ended(cluster: Any) -> Iterator[None]:
+    """End a cluster, where Dask can wait for ever for a worker lost just before; processes end with this one."""
+    try:
+        yield
+    finally:
+        try:
+            cluster.close(timeout=_CLOSE_SECONDS)
+        except TimeoutError:
+            log.info("a worker was lost just before the end, and is not waited for")
 
 
 @contextmanager
