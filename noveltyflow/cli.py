@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import logging
@@ -17,7 +18,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
-from noveltyflow.errors import NoveltyflowError
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
@@ -96,6 +97,9 @@ def _shown(value: object) -> str:
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", help="The run folder, such as urls.zarr.")
 @click.option("--overwrite", is_flag=True, help="Replace a run that is already there.")
+@click.option(
+    "--repair", is_flag=True, help="Check what an earlier command stored, and compute again what is damaged."
+)
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done."
@@ -103,7 +107,13 @@ def _shown(value: object) -> str:
 @_setting_options
 @_log_level
 def run(
-    inputs: tuple[str, ...], out: str | None, overwrite: bool, quiet: bool, as_json: bool, **options: Any
+    inputs: tuple[str, ...],
+    out: str | None,
+    overwrite: bool,
+    repair: bool,
+    quiet: bool,
+    as_json: bool,
+    **options: Any,
 ) -> None:
     """Score the URLs of INPUT... into a run folder, or continue a run that was interrupted.
 
@@ -118,7 +128,7 @@ def run(
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with TerminalReporter(quiet=quiet) as reporter:
-            run_workflow(workflow, reporter, overwrite=overwrite)
+            run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:
         again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
@@ -163,6 +173,29 @@ def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
     return run
+
+
+@cli.command()
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.option("--out", default="run.zarr", help="As for run; nothing is stored.")
+@click.option("--rows", type=click.IntRange(min=1), help="Plan for so many rows of the same kind.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are in bytes.")
+@_setting_options
+@_log_level
+@_for_readers
+def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **options: Any) -> None:
+    """Print what `run` with the same INPUT... and options will take: rows, tasks, memory, disk, time.
+
+    A sample of the input is read and computed; nothing is stored. Exit status 2 when it does not fit.
+    """
+    from noveltyflow.runtime.submit import plan_workflow
+    from noveltyflow.terminal import print_forecast
+
+    found = plan_workflow(_workflow(inputs, out, options), rows)
+    if as_json:
+        _echo_json(dataclasses.asdict(found))
+    else:
+        print_forecast(dataclasses.asdict(found))
 
 
 def _open(path: str) -> Run:
@@ -263,10 +296,58 @@ def info(path: str, as_json: bool) -> None:
     from noveltyflow.terminal import printable
 
     for name, value in facts.items():
-        if name in ("reject_reasons", "tile_stats"):
+        if name == "audit":
+            click.echo(f"{name:>16}  {_audited(value)}")
+        elif name in ("reject_reasons", "tile_stats"):
             click.echo(f"{name:>16}  " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
         elif name not in ("settings", "inputs"):
             click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
+
+
+def _audited(audit: dict[str, Any] | None) -> str:
+    if audit is None:
+        return "never; see noveltyflow verify"
+    return (
+        f"{audit['at']}: {audit['files']:,} files, {audit['rows_rechecked']:,} rows rechecked, "
+        f"{len(audit['problems']):,} problems"
+    )
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@click.option(
+    "--rows",
+    default=1_000,
+    show_default=True,
+    type=click.IntRange(min=0),
+    help="How many rows are computed again by brute force.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--quiet", is_flag=True, help="Show nothing but what is wrong.")
+@_log_level
+@_for_readers
+def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
+    """Audit RUN: checksums of every file, counts that add up, rows computed again by brute force.
+
+    Exit status 1 when anything is wrong. The result is stored in RUN, and shown by `noveltyflow info`.
+    """
+    from noveltyflow.terminal import TerminalReporter, printable
+    from noveltyflow.verify import verify as audit_run
+
+    total = len(_open(path))
+    with TerminalReporter(quiet=quiet) as reporter:
+        reporter.start("verify", total, "rows")
+        audit = audit_run(path, rows=rows, progress=reporter.advance)
+        reporter.finish("done")
+    if as_json:
+        _echo_json(dataclasses.asdict(audit))
+    else:
+        for problem in audit.problems:
+            click.echo(printable(problem))
+    if not quiet:
+        click.echo(_audited(dataclasses.asdict(audit)), err=True)
+    if audit.problems:
+        sys.exit(1)
 
 
 def main() -> None:
@@ -284,6 +365,8 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     except NoveltyflowError as error:
         _fail(error, error.exit_code)
+    except OSError as error:
+        _fail(error, 1, "", f"\n{FREE_SPACE}" if is_disk_full(error) else "")
     except Exception as error:
         _fail(error, 1, f"unexpected {type(error).__name__}: ", "\n(--log-level debug shows where)")
 

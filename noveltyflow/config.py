@@ -37,6 +37,8 @@ class InputSettings(Settings):
     says otherwise."""
     max_line_bytes: int = Field(default=65_536, ge=16, le=1 << 30)
     """Longest accepted record, in bytes; a longer one is a reject, so that one bad line cannot fill memory."""
+    max_ratio: int = Field(default=500, ge=1)
+    """How many times larger than the file its decompressed content may be; lists of URLs shrink 5 to 50 times."""
 
 
 class UrlSettings(Settings):
@@ -106,10 +108,19 @@ class ClusterSettings(Settings):
     """Threads of each local worker."""
     memory_limit: str | None = None
     """Memory limit of each local worker, such as `1GiB`; by default 80 % of the available memory, shared."""
+    tls_ca: str | None = None
+    """File with the certificate of whoever signed those of the cluster; with it and the next two, all traffic between
+    its processes is encrypted, and only who has such a certificate can join or connect."""
+    tls_cert: str | None = None
+    """File with the certificate of this process, and of those that it starts."""
+    tls_key: str | None = None
+    """File with the private key of that certificate."""
     dashboard_address: str = "127.0.0.1:8787"
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
     """Rows in a block, fixed for the whole run; by default the largest that the memory limit admits."""
+    checkpoint_seconds: float = Field(default=5.0, ge=0)
+    """Seconds that a task computes neighbours before it stores how far it came, which is what a kill can cost."""
     backend: Literal["auto", "cpu", "gpu"] = "auto"
     """Which kernels compute tiles; `auto` takes all that the workers have, GPUs and CPUs side by side."""
     device_memory_limit: str | None = None
@@ -134,5 +145,15 @@ class ClusterSettings(Settings):
             verb = "belongs" if len(given) == 1 else "belong"
             raise ValueError(
                 f"{' and '.join(given)} {verb} to a local cluster; leave out that or the scheduler"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _all_of_tls(self) -> ClusterSettings:
+        names = ("tls_ca", "tls_cert", "tls_key")
+        missing = [name for name in names if getattr(self, name) is None]
+        if missing and len(missing) < len(names):
+            raise ValueError(
+                f"{' and '.join(missing)} must be given too: TLS takes all of {', '.join(names)}"
             )
         return self

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+
+FREE_SPACE = "free some space, and give the same command again; what was finished is kept"
+"""What a message about a full disk ends with."""
+
 
 class NoveltyflowError(Exception):
     """Base of all errors raised on purpose; its text is meant to be shown without a traceback."""
@@ -22,6 +27,14 @@ class StoreError(NoveltyflowError):
     """A run folder that is absent, damaged, unfinished, or made with other settings or inputs."""
 
 
+class DamageError(StoreError):
+    """Something stored that is no longer what was stored."""
+
+    exit_code = 1
+    remedy = "give the same `noveltyflow run` command again with --repair"
+    """What every message about damage ends with."""
+
+
 class ResourceError(NoveltyflowError):
     """A cluster that lacks the memory, workers or devices which the run needs."""
 
@@ -30,3 +43,8 @@ class TaskError(NoveltyflowError):
     """Work that was begun and failed; what was finished is stored, and the run can be continued."""
 
     exit_code = 1
+
+
+def is_disk_full(error: Exception) -> bool:
+    """Whether a write failed because the disk, or what one may use of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -86,12 +87,19 @@ class Run:
     @cached_property
     def similarities(self) -> da.Array:
         """Similarities of the neighbours, float32, shape (n_rows, n_neighbors), best first; -inf is empty."""
-        return da.from_zarr(self.store.array("neighbors/similarities"))
+        return self._lazy("neighbors/similarities")
 
     @cached_property
     def indices(self) -> da.Array:
         """Row numbers of the neighbours, int64, shape (n_rows, n_neighbors); -1 is empty."""
-        return da.from_zarr(self.store.array("neighbors/indices"))
+        return self._lazy("neighbors/indices")
+
+    def _lazy(self, name: str) -> da.Array:
+        array = self.store.array(name)
+        stored = _Stored(self.store, name, array.shape, array.dtype)
+        return da.from_array(
+            stored, chunks=array.chunks, name=f"{name}-{self._fingerprint}", meta=_empty(array)
+        )
 
     def scores(self, score: str = DEFAULT_SCORE) -> da.Array:
         """Novelty of every row, float32, shape (n_rows,), lazily; higher is more novel.
@@ -140,9 +148,7 @@ class Run:
     def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
         """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
         rows = slice(block.start, block.stop)
-        return tuple(
-            np.asarray(self.store.array(f"neighbors/{name}")[rows]) for name in ("indices", "similarities")
-        )  # type: ignore[return-value]
+        return tuple(self.store.read(f"neighbors/{name}", rows) for name in ("indices", "similarities"))  # type: ignore[return-value]
 
     def _frame_meta(self) -> pd.DataFrame:
         text, whole, real = (
@@ -230,7 +236,7 @@ class Run:
         """Every rejected line, lazily; columns `source`, `line` (from 1), `reason`, `text`."""
         from noveltyflow.store.rejects import COLUMNS
 
-        arrays = [da.from_zarr(self.store.array(f"rejects/{name}")) for name in COLUMNS]
+        arrays = [self._lazy(f"rejects/{name}") for name in COLUMNS]
         frames = [
             dd.from_dask_array(array, columns=name) for name, array in zip(COLUMNS, arrays, strict=True)
         ]
@@ -250,9 +256,31 @@ class Run:
             "columns": self.store.figures("idf")["columns"],
             "n_neighbors": self.n_neighbors,
             "tile_stats": self.store.figures("neighbors")["tile_stats"],
+            "audit": self.store.audit,
             "settings": self.store.header["settings"],
             "inputs": self.store.header["inputs"],
         }
+
+
+@dataclass(frozen=True)
+class _Stored:
+    """A stored array as dask slices it: damage is an error that names it, whoever computes."""
+
+    store: RunStore
+    name: str
+    shape: tuple[int, ...]
+    dtype: Any
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+    def __getitem__(self, selection: Any) -> AnyArray:
+        return self.store.read(self.name, selection)
+
+
+def _empty(array: Any) -> AnyArray:
+    return np.empty((0,) * array.ndim, array.dtype)
 
 
 def _require_score(score: str) -> None:
@@ -266,7 +294,7 @@ def _urls_mark(store: RunStore) -> str:
 
 @lru_cache(maxsize=16)
 def _block_urls(store: RunStore, mark: str, block: Block) -> AnyArray:  # noqa: ARG001 - part of the cache's key
-    return np.asarray(store.array("rows/url")[block.start : block.stop])
+    return store.read("rows/url", slice(block.start, block.stop))
 
 
 def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:

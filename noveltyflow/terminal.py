@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from datetime import timedelta
 from typing import Any
 
 import pandas as pd
@@ -117,6 +118,25 @@ def print_table(frame: pd.DataFrame) -> None:
     for record in frame.itertuples(index=False):
         table.add_row(*(Text(_cell(value)) for value in record))
     console.print(table)
+
+
+def print_forecast(forecast: dict[str, Any]) -> None:
+    """Print what a run will take, as `noveltyflow.runtime.forecast.Forecast` holds it."""
+    tasks = pd.DataFrame(forecast["tasks"])
+    tasks["projected_mem"] = tasks["projected_mem"].map(_bytes)
+    sizes = ("reserved_mem", "allowed_mem", "projected_mem", "memory_limit", "disk")
+    for name, value in forecast.items():
+        if name == "seconds":
+            known = value is not None
+            time_taken = f"about {timedelta(seconds=round(value))}" if known else "not known"
+            sys.stdout.write(f"{'time':>18}  {time_taken}\n")
+        elif name != "tasks":
+            sys.stdout.write(f"{name:>18}  {_bytes(value) if name in sizes else f'{value:,}'}\n")
+    print_table(tasks)
+
+
+def _bytes(value: int) -> str:
+    return f"{value / (1 << 20):,.0f} MiB"
 
 
 def _cell(value: Any) -> str:

@@ -18,7 +18,7 @@ LAYERS = [
     {"urls", "features", "similarity", "scores"},
     {"store"},
     {"runtime", "run"},
-    {"export", "dashboard"},
+    {"export", "verify", "dashboard"},
     {"terminal", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

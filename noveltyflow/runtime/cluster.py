@@ -9,7 +9,7 @@ import socket
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from importlib.resources import files
 from typing import Any
@@ -23,7 +23,9 @@ from distributed.utils import silence_logging_cmgr
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
+from noveltyflow.runtime.forecast import Capacity
 from noveltyflow.runtime.plan import require_worker_memory
+from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
 from noveltyflow.similarity.kernels.registry import KERNELS
@@ -35,6 +37,8 @@ _BY_HAND = f"dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
+_CLOSE_SECONDS = 15.0
+"""How long a cluster started here may take to end; it takes about one."""
 
 log = logging.getLogger(__name__)
 
@@ -65,10 +69,10 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         if settings.scheduler is None:
             with _deaf_to_interrupts():
                 cluster = _local_cluster(settings)
-            with cluster, Client(cluster) as client:
+            with _ended(cluster), Client(cluster) as client:
                 yield client
         else:
-            with _existing(settings) as client:
+            with _existing(settings, settings.scheduler) as client:
                 yield client
 
 
@@ -100,12 +104,25 @@ def _deaf_to_interrupts() -> Iterator[None]:
 
 
 @contextmanager
-def _existing(settings: ClusterSettings) -> Iterator[Client]:
-    address = settings.scheduler
+def _ended(cluster: Any) -> Iterator[None]:
+    """End a cluster, where Dask can wait for ever for a worker lost just before; processes end with this one."""
     try:
-        client = Client(address, timeout="10s")
-    except (OSError, ValueError) as error:
-        raise ResourceError(f"no Dask scheduler answers at {address}: {error}") from error
+        yield
+    finally:
+        try:
+            cluster.close(timeout=_CLOSE_SECONDS)
+        except TimeoutError:
+            log.info("a worker was lost just before the end, and is not waited for")
+
+
+@contextmanager
+def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
+    secured = security(settings)
+    try:
+        client = Client(address, timeout="10s", security=secured)
+    except (OSError, TypeError, ValueError) as error:
+        hint = "; with tls:// give --tls-ca, --tls-cert and --tls-key" if address.startswith("tls://") else ""
+        raise ResourceError(f"no Dask scheduler answers at {address}: {error}{hint}") from error
     with client:
         require_same_versions(client.get_versions(packages=OWN_PACKAGES))
         choose_backends(client, settings.backend)
@@ -178,9 +195,22 @@ def _gpu_is_usable() -> bool:
 
 
 def _local_cluster(settings: ClusterSettings) -> Any:
-    """A cluster on this machine; on its GPUs where the backend is `gpu`, or `auto` and there are some."""
+    backend, options = _local_backend(settings)
+    if backend == "cpu":
+        return LocalCluster(**options)
+    from dask_cuda import LocalCUDACluster
+
+    log.info("backend %r: workers are started on the GPUs of this machine", settings.backend)
+    try:
+        return LocalCUDACluster(**options)
+    except ValueError as error:  # more workers than GPUs, or a pool without RMM
+        raise ResourceError(f"no workers can be started on this machine's GPUs: {error}") from error
+
+
+def _local_backend(settings: ClusterSettings) -> tuple[str, dict[str, Any]]:
+    """Backend of a cluster on this machine, `gpu` where `auto` finds what that needs, and the cluster's options."""
     if settings.backend == "cpu" or (settings.backend == "auto" and not has_cuda()):
-        return LocalCluster(**local_cluster_options(settings))
+        return "cpu", local_cluster_options(settings)
     if not has_cuda():
         raise ResourceError(
             "backend 'gpu' needs an NVIDIA GPU with its driver on this machine, and CuPy in this environment "
@@ -188,21 +218,17 @@ def _local_cluster(settings: ClusterSettings) -> Any:
             "--scheduler"
         )
     try:
-        from dask_cuda import LocalCUDACluster
+        import dask_cuda  # noqa: F401
     except ImportError as error:
         if settings.backend == "auto":
             log.warning(
                 "backend 'auto': this machine has a GPU but no dask-cuda (%s); tiles go to the CPU", error
             )
-            return LocalCluster(**local_cluster_options(settings))
+            return "cpu", local_cluster_options(settings)
         raise ResourceError(
             f"backend 'gpu' needs dask-cuda: {error}; pip install 'noveltyflow[gpu]'"
         ) from error
-    log.info("backend %r: workers are started on the GPUs of this machine", settings.backend)
-    try:
-        return LocalCUDACluster(**cuda_cluster_options(settings))
-    except ValueError as error:  # more workers than GPUs, or a pool without RMM
-        raise ResourceError(f"no workers can be started on this machine's GPUs: {error}") from error
+    return "gpu", cuda_cluster_options(settings)
 
 
 def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
@@ -231,10 +257,25 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "threads_per_worker": settings.threads_per_worker,
         "memory_limit": limit,
         "host": "127.0.0.1",
+        "security": security(settings),
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
         "silence_logs": _dask_log_level(),
     }
+
+
+def local_capacity(settings: ClusterSettings) -> Capacity:
+    """What a cluster started on this machine would have; see `connect` for what it raises."""
+    backend, options = _local_backend(settings)
+    return Capacity(options["n_workers"], options["threads_per_worker"], options["memory_limit"], (backend,))
+
+
+def capacity_of(client: Client, backends: Sequence[str]) -> Capacity:
+    """What a running cluster has, whose tiles go to `backends`."""
+    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    limits = [worker["memory_limit"] or sys.maxsize for worker in workers]
+    threads = max(worker["nthreads"] for worker in workers)
+    return Capacity(len(limits), threads, min(limits), tuple(backends))
 
 
 def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int | None:

@@ -5,15 +5,15 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from itertools import count, islice
 from typing import Any
 from uuid import uuid4
 
 import dask
 from distributed import Client, Future, KilledWorker, as_completed
-from distributed.client import FutureCancelledError
 
-from noveltyflow.errors import NoveltyflowError, TaskError
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import usable_memory
@@ -21,6 +21,8 @@ from noveltyflow.runtime.sharing import Sharing
 
 _FAN_IN = 8
 _RETRIES = 2
+_MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
+_GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
 
 log = logging.getLogger(__name__)
 
@@ -34,14 +36,23 @@ class DaskExecutor:
         A connected `distributed.Client`.
     token
         Fingerprint of the run; part of every key, so that no task of another run is ever reused.
+    checkpoint_seconds
+        See `Executor`.
     device_memory_limit
         Bytes that tiles may take of a device's memory, if that is limited.
     """
 
     shuffle_method = "p2p"
 
-    def __init__(self, client: Client, token: str, device_memory_limit: int | None = None) -> None:
+    def __init__(
+        self,
+        client: Client,
+        token: str,
+        checkpoint_seconds: float = 5.0,
+        device_memory_limit: int | None = None,
+    ) -> None:
         self._client = client
+        self.checkpoint_seconds = checkpoint_seconds
         # Never the keys of an earlier command: what it left running must not answer for this one.
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit
@@ -149,10 +160,11 @@ def outcome(future: Future, name: str) -> Any:
     except KilledWorker as error:
         raise TaskError(
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
-            "needs more memory than they have: raise --memory-limit, or start anew with --overwrite and a smaller "
-            "--block-rows"
+            f"needs more memory than they have: {_MORE_MEMORY}"
         ) from error
-    except FutureCancelledError as error:
+    except MemoryError as error:
+        raise TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}") from error
+    except CancelledError as error:
         raise TaskError(
             f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
             "give the same command again"
@@ -160,9 +172,7 @@ def outcome(future: Future, name: str) -> Any:
     except NoveltyflowError:
         raise
     except Exception as error:
-        raise TaskError(
-            f"task {name!r} failed: {type(error).__name__}: {error}; what was finished is kept, and the same command "
-            "goes on from there (--log-level debug shows more)"
-        ) from error
+        remedy = FREE_SPACE if is_disk_full(error) else _GO_ON
+        raise TaskError(f"task {name!r} failed: {type(error).__name__}: {error}; {remedy}") from error
     finally:
         future.release()

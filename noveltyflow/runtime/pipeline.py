@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +43,11 @@ class PlannedRun:
 
     @property
     def unfinished(self) -> list[str]:
-        """Stages that have not been completed, in order."""
+        """The first stage that has not been completed, and all that rest on it."""
         if self.begins:
             return list(STAGES)
-        return [stage for stage in STAGES if not self.store.finished(stage, self.fingerprints[stage])]
+        finished = takewhile(lambda stage: self.store.finished(stage, self.fingerprints[stage]), STAGES)
+        return list(STAGES[len(list(finished)) :])
 
     def release(self) -> None:
         """Remove what was kept of standard input."""
@@ -127,6 +129,9 @@ def execute(
         if store.holds_run():
             store.remove()
         RunStore.create(store.path, plan.header)
+    store.sweep()
+    for stage in reversed(todo):
+        store.unmark(stage)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)
     stages: dict[str, Callable[[str], None]] = {
         "urls": urls.run,

@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from noveltyflow.errors import ResourceError
 
 RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
+TASK_BYTES = 32 << 20
+"""What any task may take besides its data: buffers of codecs and of Arrow, fragments of the heap."""
 _LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 262_144
 _STRIPS_PER_THREAD = 3
+
+STAGE_OF = {
+    "read": "urls",
+    "canonical": "urls",
+    "sort": "urls",
+    "rows": "urls",
+    "hash": "features",
+    "document_frequency": "idf",
+    "tile": "neighbors",
+    "merge": "neighbors",
+}
+"""The stage of every kind of task."""
 
 
 def usable_memory(memory_limit: int) -> int:
@@ -36,14 +50,18 @@ def require_worker_memory(memory_limit: int) -> None:
 
 
 def choose_block_rows(
-    projected: Callable[[int], int], n_rows: int, allowed: int, n_threads: int, asked: int | None
+    projected: Mapping[str, Callable[[int], int]],
+    n_rows: int,
+    allowed: int,
+    n_threads: int,
+    asked: int | None,
 ) -> int:
     """Rows in a block: as asked, else the most that memory admits and that still keeps all threads busy.
 
     Parameters
     ----------
     projected
-        Peak bytes of one tile task as a function of the rows in a block.
+        Peak bytes of every kind of task that takes row blocks, as functions of the rows in a block.
     n_rows
         Rows of the run.
     allowed
@@ -59,17 +77,18 @@ def choose_block_rows(
         When not even the smallest block (or the one asked for) fits into `allowed` bytes.
     """
     smallest = min(asked or _SMALLEST_BLOCK, max(n_rows, 1))
-    if projected(smallest) > allowed:
+    needed, name = max((task(smallest), name) for name, task in projected.items())
+    if needed > allowed:
         raise ResourceError(
-            f"stage neighbors: a tile of {smallest:,} rows needs {mebibytes(projected(smallest))}, a worker has "
-            f"{mebibytes(allowed)} a thread for it; raise --memory-limit, or lower "
+            f"stage {STAGE_OF[name]}: a task {name!r} with {smallest:,} rows in a block needs {mebibytes(needed)}, a "
+            f"worker has {mebibytes(allowed)} a thread for it; raise --memory-limit, or lower "
             f"{'--block-rows' if asked else '--threads-per-worker'}"
         )
     if asked is not None:
         return smallest
     spread = -(-n_rows // (_STRIPS_PER_THREAD * n_threads))
     rows = max(smallest, min(spread, _LARGEST_BLOCK))
-    while rows > smallest and projected(rows) > allowed:
+    while rows > smallest and any(task(rows) > allowed for task in projected.values()):
         rows = max(smallest, rows // 2)
     return rows
 

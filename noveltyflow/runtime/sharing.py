@@ -6,6 +6,7 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError
 
 from distributed import Client, Future, wait
 
@@ -70,6 +71,9 @@ class Sharing:
             return list(wait(list(self._running), timeout=LOOK_SECONDS, return_when="FIRST_COMPLETED").done)
         except TimeoutError:
             return []
+        except CancelledError:
+            # As when the scheduler is gone: whoever asks such a future for its result is told so.
+            return [future for future in self._running if future.cancelled()]
 
     def _look(self) -> None:
         """Count the workers; tasks of a backend that has none left are given back, for the others."""

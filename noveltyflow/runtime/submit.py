@@ -5,14 +5,21 @@ from __future__ import annotations
 import logging
 
 from noveltyflow.config import ClusterSettings
+from noveltyflow.runtime.forecast import Forecast, forecast, require_fit
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
+from noveltyflow.runtime.repair import repair_run
+from noveltyflow.store import STAGES
+from noveltyflow.store.lock import locked
+from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
 log = logging.getLogger(__name__)
 
 
-def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwrite: bool = False) -> None:
+def run_workflow(
+    workflow: Workflow, reporter: Reporter | None = None, *, overwrite: bool = False, repair: bool = False
+) -> None:
     """Carry out a workflow, or what is left of it, on the cluster that it names.
 
     Parameters
@@ -23,6 +30,8 @@ def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwr
         Told about progress; by default nobody is.
     overwrite
         Replace a run that is already there.
+    repair
+        Check every file of finished stages first, and compute again what is damaged.
 
     Raises
     ------
@@ -30,27 +39,67 @@ def run_workflow(workflow: Workflow, reporter: Reporter | None = None, *, overwr
         `InputError`, `StoreError`, `ResourceError` before work begins; `TaskError` when it fails half-way.
     """
     reporter = reporter or Silent()
-    plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
-    try:
-        plan.require_block_rows(workflow.cluster.block_rows)
-        _execute(plan, workflow.cluster, reporter)
-    finally:
-        plan.release()
+    # What is planned holds only as long as nobody else writes the run.
+    with locked(workflow.out):
+        plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
+        try:
+            plan.require_block_rows(workflow.cluster.block_rows)
+            _execute(plan, workflow.cluster, reporter, repair=repair and not plan.begins)
+        finally:
+            plan.release()
 
 
-def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter) -> None:
-    if (what := plan.describe()) is not None:
+def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
+    """Say what a workflow will take; nothing is changed or started.
+
+    Parameters
+    ----------
+    workflow
+        Validated inputs, output and settings.
+    rows
+        Number of rows to plan for, instead of as many as the input has lines.
+
+    Raises
+    ------
+    NoveltyflowError
+        `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
+    """
+    from noveltyflow.runtime.cluster import capacity_of, choose_backends, connect, local_capacity
+
+    cluster = workflow.cluster
+    shards = plan_shards(workflow.inputs, workflow.input)
+    if cluster.scheduler is None:
+        capacity = local_capacity(cluster)
+    else:
+        with connect(cluster) as client:
+            capacity = capacity_of(client, choose_backends(client, cluster.backend))
+    found = forecast(shards, workflow.scoring, capacity, block_rows=cluster.block_rows, rows=rows, timed=True)
+    require_fit(found)
+    return found
+
+
+def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, repair: bool) -> None:
+    if (what := plan.describe()) is not None and not repair:
         reporter.note(what)
-    if not plan.unfinished:
+    if not plan.unfinished and not repair:
         plan.store.scratch.remove()
         return
     # Imported late, so that a plan is made, or refused, without waiting for dask.
-    from noveltyflow.runtime.cluster import connect, memory_limit
+    from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
 
     with connect(cluster) as client:
         reporter.note(f"dashboard: {client.dashboard_link}")
         device_limit = memory_limit(cluster, "device_memory_limit")
-        executor = DaskExecutor(client, plan.fingerprints["neighbors"], device_limit)
+        token = plan.fingerprints["neighbors"]
+        executor = DaskExecutor(client, token, cluster.checkpoint_seconds, device_limit)
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
+        backends = executor.backends(cluster.backend)
+        if plan.unfinished == list(STAGES):
+            capacity = capacity_of(client, backends)
+            found = forecast(plan.shards, plan.settings, capacity, block_rows=cluster.block_rows)
+            log.info("forecast: %s", found)
+            require_fit(found)
+        if repair:
+            repair_run(plan, executor, reporter, backends)
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

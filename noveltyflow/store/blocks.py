@@ -34,7 +34,7 @@ def write_rows(store: RunStore, block: Block, columns: dict[str, AnyArray]) -> N
 
 def read_urls(store: RunStore, block: Block) -> list[str]:
     """URLs of one block."""
-    urls: list[str] = np.asarray(store.array("rows/url")[block.start : block.stop]).tolist()
+    urls: list[str] = store.read("rows/url", slice(block.start, block.stop)).tolist()
     return urls
 
 
@@ -58,16 +58,11 @@ def read_csr(store: RunStore, block: int) -> CsrMatrix:
     """Load a CSR block of term counts."""
     name = f"features/{block:06d}"
     shape: Any = store.root[name].attrs["shape"]
-    parts = (np.asarray(store.array(f"{name}/{part}")[...]) for part in ("data", "indices", "indptr"))
+    parts = (store.read(f"{name}/{part}") for part in ("data", "indices", "indptr"))
     matrix = sp.csr_matrix(tuple(parts), shape=tuple(shape), copy=False)
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
-
-
-def read_csr_indices(store: RunStore, block: int) -> AnyArray:
-    """Column ids alone of a CSR block, which is all that a document frequency needs."""
-    return np.asarray(store.array(f"features/{block:06d}/indices")[...])
 
 
 def allocate_neighbors(store: RunStore, n_neighbors: int) -> None:

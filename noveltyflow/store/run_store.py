@@ -3,22 +3,35 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import fsspec
 import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
+from zarr.core.array_spec import ArrayConfigParams
 
-from noveltyflow.errors import StoreError
+from noveltyflow.config import fingerprint as digest
+from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
+from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
+_AUDIT = "audit.json"
+_SEAL = "seal"
+"""The attribute of a marker that is a checksum of all others."""
+_EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
+"""Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+log = logging.getLogger(__name__)
 
 
 def compressor() -> ZstdCodec:
@@ -61,13 +74,20 @@ class RunStore:
             zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
         except OSError as error:
             raise StoreError(f"{path}: cannot be made: {error}; choose another --out") from error
-        return cls(path, writable=True)
+        store = cls(path, writable=True)
+        store.flush(["zarr.json"])
+        return store
 
     @cached_property
     def root(self) -> zarr.Group:
         """The Zarr group, opened once for each process."""
         try:
-            group = zarr.open_group(self.path, mode="r+" if self.writable else "r", zarr_format=3)
+            files = open_files(self.path, writable=self.writable)
+            group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
+        except json.JSONDecodeError as error:
+            raise DamageError(
+                f"{self.path}: zarr.json is damaged; make the run anew with --overwrite"
+            ) from error
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: no run here; make one with: noveltyflow run INPUT --out"
@@ -88,9 +108,16 @@ class RunStore:
         header: dict[str, Any] = self.root.attrs.asdict()[_HEADER]  # type: ignore[assignment]
         return header
 
+    @cached_property
+    def reader(self) -> RunStore:
+        """The same run, opened for reading: there a missing chunk is an error, not an empty one."""
+        return RunStore(self.path) if self.writable else self
+
     @property
     def scratch(self) -> Scratch:
         """Space for unfinished work; removed when the run is complete."""
+        if is_local(self.path):
+            inside(Path(self.path), ".scratch")
         return Scratch(f"{self.path.rstrip('/')}/.scratch")
 
     def holds_run(self) -> bool:
@@ -118,12 +145,45 @@ class RunStore:
                 fs.rm(path, recursive=True)
         fs.rm(root, recursive=True)
 
+    @property
+    def audit(self) -> dict[str, Any] | None:
+        """What the last `noveltyflow verify` found; it is no content of the run."""
+        data = Scratch(self.path).read(_AUDIT)
+        return None if data is None else json.loads(data)
+
+    def write_audit(self, audit: Mapping[str, Any]) -> None:
+        """Store what `noveltyflow verify` found."""
+        Scratch(self.path).write(_AUDIT, json.dumps(audit, indent=2).encode())
+
+    def sweep(self) -> None:
+        """Remove files that a killed process was writing; object stores keep none."""
+        if is_local(self.path):
+            for partial in Path(self.path).rglob(f"*{PARTIAL}"):
+                partial.unlink(missing_ok=True)
+
     def array(self, name: str) -> zarr.Array[Any]:
         """One stored array, such as `rows/url`."""
         found = self.root[name]
         if not isinstance(found, zarr.Array):
             raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
-        return found
+        return found.with_config(_EVERY_CHUNK)
+
+    def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
+        """Some or all of a stored array.
+
+        Raises
+        ------
+        DamageError
+            When a chunk is missing or not what was stored.
+        """
+        try:
+            return np.asarray(self.reader.array(name)[selection])
+        except (RuntimeError, ValueError) as error:
+            first = selection[0] if isinstance(selection, tuple) else selection
+            rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""
+            raise DamageError(
+                f"{self.path}: {name}{rows} is damaged ({error}); {DamageError.remedy}"
+            ) from error
 
     def preallocate(
         self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0
@@ -142,7 +202,7 @@ class RunStore:
 
     def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:
         """Store a small or per-block array whole, in one chunk."""
-        array = self.root.create_array(
+        self.root.create_array(
             name,
             shape=values.shape,
             chunks=tuple(max(1, length) for length in values.shape),
@@ -151,20 +211,52 @@ class RunStore:
             attributes=attributes,
             overwrite=True,
         )
-        array[...] = values
+        self.array(name)[...] = values
 
     def marker(self, stage: str) -> dict[str, Any] | None:
-        """What a finished stage left: its `fingerprint` and figures; None while it is unfinished."""
+        """What a finished stage left: its `fingerprint` and figures; None while it is unfinished.
+
+        A marker that is no longer what was written vouches for nothing.
+        """
         name = f"stages/{stage}"
-        if name not in self.root:
+        try:
+            figures = dict(self.root[name].attrs.asdict())
+        except KeyError:
             return None
-        return dict(self.root[name].attrs.asdict())
+        except ValueError:
+            figures = {}
+        if figures.pop(_SEAL, None) != digest(figures):
+            log.warning("%s: marker %s is damaged; the stage counts as unfinished", self.path, name)
+            return None
+        return figures
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
-        """Vouch for a stage, after everything it stored was written."""
-        self.root.create_group(
-            f"stages/{stage}", attributes={"fingerprint": fingerprint, **figures}, overwrite=True
-        )
+        """Vouch for a stage, after everything it stored has reached the disk."""
+        name = f"stages/{stage}"
+        attributes = {"fingerprint": fingerprint, **figures}
+        attributes[_SEAL] = digest(attributes)
+        self.root.create_group(name, attributes=attributes, overwrite=True)
+        self.flush(["stages/zarr.json", f"{name}/zarr.json"])
+
+    def unmark(self, stage: str) -> None:
+        """No longer vouch for a stage; absent is fine."""
+        name = f"stages/{stage}"
+        if name in self.root:
+            del self.root[name]
+            if is_local(self.path):
+                sync_folder(Path(self.path) / "stages")
+
+    def flush(self, names: Sequence[str]) -> None:
+        """Have the disk hold some files and their folders; remote stores do so by themselves."""
+        if is_local(self.path):
+            for name in names:
+                sync(Path(self.path) / name)
+            self.flush_folders(names)
+
+    def flush_folders(self, names: Sequence[str]) -> None:
+        """Have the disk hold the names of files whose contents it holds."""
+        if is_local(self.path):
+            sync_parents(Path(self.path), names)
 
     def finished(self, stage: str, fingerprint: str) -> bool:
         """Whether the stage was completed with exactly these settings and inputs."""

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -13,6 +11,8 @@ from typing import Any
 import fsspec
 import pyarrow as pa
 import pyarrow.feather as feather
+
+from noveltyflow.store.durable import PARTIAL, inside, retried, write_durably
 
 
 @dataclass(frozen=True)
@@ -40,28 +40,21 @@ class Scratch:
         """Only the address travels."""
         return {"path": self.path}
 
+    def _target(self, name: str) -> str:
+        return str(inside(Path(self._root), name)) if self._is_local else f"{self._root}/{name}"
+
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write one file atomically: readers see all of it or none, also after a kill."""
-        target = f"{self._root}/{name}"
+        """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too."""
+        target = self._target(name)
         if not self._is_local:
             self._fs.pipe_file(target, bytes(data))
             return
-        folder = Path(target).parent
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / f"{uuid.uuid4().hex}.partial"
-        try:
-            with partial.open("wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            partial.replace(target)
-        finally:
-            partial.unlink(missing_ok=True)
+        retried(lambda: write_durably(Path(target), data))
 
     def read(self, name: str) -> bytes | None:
         """Content of one file, or None where there is none."""
         try:
-            return bytes(self._fs.cat_file(f"{self._root}/{name}"))
+            return bytes(self._fs.cat_file(self._target(name)))
         except FileNotFoundError:
             return None
 
@@ -72,7 +65,7 @@ class Scratch:
         except FileNotFoundError:
             return []
         names = (str(path).rsplit("/", 1)[-1] for path in paths)
-        return sorted(name for name in names if not name.endswith(".partial"))
+        return sorted(name for name in names if not name.endswith(PARTIAL))
 
     def remove(self, name: str = "") -> None:
         """Remove a file or folder; the whole scratch space by default. Absent is fine."""
@@ -89,7 +82,7 @@ class Scratch:
     def read_table(self, name: str) -> pa.Table:
         """Read a table written by `write_table`; memory-mapped where the file is local."""
         if self._is_local:
-            return feather.read_table(f"{self._root}/{name}", memory_map=True)
+            return feather.read_table(self._target(name), memory_map=True)
         data = self.read(name)
         if data is None:
             raise FileNotFoundError(f"{self._root}/{name}")

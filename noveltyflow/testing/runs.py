@@ -21,8 +21,9 @@ def run_content(path: str) -> dict[str, Any]:
         A complete run; a small one, since all of it is read.
     """
     store = RunStore(path)
-    # The fingerprint names the inputs by their addresses, and the size of blocks is no content.
-    figures = {k: v for k, v in store.figures("urls").items() if k not in ("block_rows", "fingerprint")}
+    # The fingerprint names the inputs by their addresses, the size of blocks is no content, and files follow it.
+    ignored = ("block_rows", "checksum", "fingerprint")
+    figures = {k: v for k, v in store.figures("urls").items() if k not in ignored}
     features = sp.vstack([read_csr(store, block.index) for block in blocks_of(store)], format="csr")
     names = [f"rows/{name}" for name in sorted(store.root["rows"].array_keys())]  # type: ignore[union-attr]
     names += [f"rejects/{name}" for name in COLUMNS]

@@ -17,6 +17,8 @@ Compression: TypeAlias = Literal["gzip", "zstd", "bz2", "xz"]
 FileSystem: TypeAlias = Any
 """An fsspec filesystem; fsspec ships no types."""
 
+_UNMEASURED_BYTES = 64 << 20
+
 HASHED = "sha256:"
 """Starts the identity of an input that is named by its content and so cannot change."""
 
@@ -55,20 +57,28 @@ def opened(source: str, path: str, identity: str | None = None) -> Iterator[Bina
     Raises
     ------
     InputError
-        When it cannot be opened, or when `identity` is given and is no longer that of the file.
+        When it cannot be opened, or when `identity` is given and is not that of the file both before and after
+        it is read: what is cut off or replaced meanwhile must not be rows that are silently missing.
     """
     filesystem, inner = locate(path)
     with explained(source):
-        if identity is not None and not identity.startswith(HASHED):
-            found = identify(filesystem, inner)[1]
-            if found != identity:
-                raise InputError(
-                    f"{source}: has changed since the run was planned ({identity} became {found}). "
-                    "Leave inputs alone during a run; start it anew with --overwrite."
-                )
+        _require_identity(source, filesystem, inner, identity)
         raw = filesystem.open(inner, "rb")
     with raw:
         yield raw
+    with explained(source):
+        _require_identity(source, filesystem, inner, identity)
+
+
+def _require_identity(source: str, filesystem: FileSystem, path: str, identity: str | None) -> None:
+    if identity is None or identity.startswith(HASHED):
+        return
+    found = identify(filesystem, path)[1]
+    if found != identity:
+        raise InputError(
+            f"{source}: has changed since the run was planned ({identity} became {found}). "
+            "Leave inputs alone during a run; start it anew with --overwrite."
+        )
 
 
 @contextmanager
@@ -108,15 +118,31 @@ def guarded(blocks: Iterator[bytes], source: str, compression: Compression | Non
         ) from exc
 
 
-def decompressed(raw: BinaryIO, compression: Compression | None, source: str) -> Iterator[bytes]:
+def decompressed(
+    raw: BinaryIO, compression: Compression | None, source: str, max_ratio: int | None = None
+) -> Iterator[bytes]:
     """Blocks of about `BLOCK_BYTES`, decompressed, over all members, frames or streams of the file.
 
     Raises
     ------
     InputError
-        When the data are damaged or end too early.
+        When the data are damaged or end too early, or are more than 64 MiB and `max_ratio` times as many bytes as
+        the file has up to there.
     """
-    return guarded(_BLOCKS[compression](raw), source, compression)
+    blocks = guarded(_BLOCKS[compression](raw), source, compression)
+    return blocks if max_ratio is None or compression is None else _measured(blocks, raw, source, max_ratio)
+
+
+def _measured(blocks: Iterator[bytes], raw: BinaryIO, source: str, max_ratio: int) -> Iterator[bytes]:
+    total = 0
+    for block in blocks:
+        total += len(block)
+        if total > max(_UNMEASURED_BYTES, max_ratio * raw.tell()):
+            raise InputError(
+                f"{source}: {raw.tell():,} bytes became {total:,} when decompressed, more than {max_ratio} times as "
+                "many, as in a file made to fill disks. If it is to be trusted, raise --max-ratio."
+            )
+        yield block
 
 
 def _plain_blocks(raw: BinaryIO) -> Iterator[bytes]:

@@ -126,7 +126,7 @@ def test_pieces_and_ranges(one_file: Path, reference: str, monkeypatch: pytest.M
 
 
 def small_batches(read_shard: object) -> object:
-    return lambda shard, settings: read_shard(shard, settings, batch_records=7)  # type: ignore[operator]
+    return lambda shard, settings, **_: read_shard(shard, settings, batch_records=7)  # type: ignore[operator]
 
 
 def test_line_order(lines: list[str], reference: str, tmp_path: Path) -> None:
@@ -144,9 +144,8 @@ def test_tile_order(one_file: Path, reference: str, monkeypatch: pytest.MonkeyPa
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 
-def test_one_tile_a_task(one_file: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "CHECKPOINT_SECONDS", 0.0)
-    out = run([one_file], one_file.with_name("run.zarr"))
+def test_one_tile_a_task(one_file: Path, reference: str) -> None:
+    out = run([one_file], one_file.with_name("run.zarr"), SerialExecutor(checkpoint_seconds=0))
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 

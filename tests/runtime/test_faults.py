@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import filecmp
 import os
 import signal
 import subprocess
@@ -10,85 +9,18 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import psutil
 import pytest
-from helpers import Cli, command, some_urls
+from helpers import Cli
+from runtime.faults import MOMENTS, OPTIONS, kill_client, kill_group, same_bytes, start, when, workers_of
 
 from noveltyflow import open_run
 from noveltyflow.errors import StoreError
-
-OPTIONS = ["--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"]
-MOMENTS = {
-    "reading": ".scratch/read/*.json",
-    "shuffled": ".scratch/sorted/0*",
-    "rows": "rows/url/c/*",
-    "features": "features/000003/*",
-    "idf": "idf/document_frequency/*",
-    "tiles": ".scratch/strips/*.npz",
-    "merging": "neighbors/indices/c/*/*",
-}
-
-
-@pytest.fixture(scope="module")
-def urls(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    path = tmp_path_factory.mktemp("input") / "urls.txt"
-    path.write_text("\n".join(["", "http://", *some_urls(4_000, seed=9)]))
-    return path
-
-
-@pytest.fixture(scope="module")
-def undisturbed(cli: Cli, urls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("undisturbed") / "run.zarr"
-    done = cli("run", urls, "--out", out, *OPTIONS)
-    assert done.returncode == 0, done.stderr
-    return out
-
-
-def same_bytes(left: Path, right: Path) -> bool:
-    names = [
-        {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} for root in (left, right)
-    ]
-    assert names[0] == names[1]
-    return filecmp.cmpfiles(left, right, sorted(names[0]), shallow=False)[0] == sorted(names[0])
-
-
-def start(urls: Path, out: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        command("run", urls, "--out", out, *OPTIONS),
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        preexec_fn=hear_interrupts,
-    )
-
-
-def hear_interrupts() -> None:
-    """As a shell starts a command in the foreground, even where these tests run in the background."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-
-
-def when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> None:
-    """Wait until the run has come to a stage."""
-    deadline = time.monotonic() + 120
-    while not any(out.glob(MOMENTS[moment])):
-        assert process.poll() is None, "the run ended before it was hit"
-        assert time.monotonic() < deadline
-        time.sleep(0.002)
-
-
-def kill_group(process: subprocess.Popen[bytes]) -> None:
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-
-
-def kill_client(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "kill"),
-    [*((moment, kill_group) for moment in MOMENTS), ("shuffled", kill_client), ("tiles", kill_client)],
+    [(moment, kill_client if moment == "shuffled" else kill_group) for moment in MOMENTS],
 )
 def test_killed_run_continues(
     moment: str,
@@ -115,21 +47,50 @@ def test_killed_run_continues(
 
 @pytest.mark.slow
 def test_killed_workers_are_replaced(urls: Path, undisturbed: Path, tmp_path: Path) -> None:
+    """Each worker in turn, again and again."""
     out = tmp_path / "run.zarr"
     process = start(urls, out)
-    for moment in ("rows", "features", "tiles"):
+    for turn, moment in enumerate(["rows", "features", "idf", "tiles", "tiles", "merging"]):
         when(moment, out, process)
-        for worker in workers_of(process)[:1]:
+        for worker in workers_of(process)[turn % 2 :][:1]:
             worker.kill()
     stderr = process.communicate(timeout=240)[1]
     assert process.returncode == 0, stderr.decode()
     assert same_bytes(out, undisturbed)
 
 
-def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
-    """The worker processes; the nannies are threads of the command itself."""
-    children = psutil.Process(process.pid).children(recursive=True)
-    return [child for child in children if "spawn_main" in " ".join(child.cmdline())]
+@pytest.mark.slow
+@pytest.mark.parametrize("wakes", [True, False])
+def test_stopped_worker_is_waited_for_or_left_behind(
+    wakes: bool, urls: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    process = start(urls, out, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="10s")
+    when("tiles", out, process)
+    stopped = workers_of(process)[0]
+    stopped.suspend()
+    if wakes:
+        time.sleep(3)
+        stopped.resume()
+    stderr = process.communicate(timeout=240)[1]
+    assert process.returncode == 0, stderr.decode()
+    assert not stopped.is_running()
+    assert same_bytes(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_second_command_on_one_folder_is_refused(
+    cli: Cli, urls: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    process = start(urls, out)
+    when("reading", out, process)
+    for more in ([], ["--overwrite"]):
+        second = cli("run", urls, "--out", out, *OPTIONS, *more)
+        assert second.returncode == 2
+        assert f"process {process.pid} " in second.stderr
+    assert process.wait(timeout=240) == 0
+    assert same_bytes(out, undisturbed)
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from distributed import LocalCluster
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime import cluster
-from noveltyflow.runtime.cluster import choose_backends, connect, slots_of
+from noveltyflow.runtime.cluster import choose_backends, connect, local_capacity, slots_of
 from noveltyflow.runtime.dask_executor import DaskExecutor
 
 LOCAL = {"memory_limit": "1GiB", "dashboard_address": "127.0.0.1:0"}
@@ -44,6 +44,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize("backend", ["gpu", "auto"])
 def test_workers_are_started_on_the_gpus(backend: Any, asked: dict[str, Any]) -> None:
     settings = ClusterSettings(backend=backend, device_memory_limit="2GiB", rmm_pool_size="1GiB", **LOCAL)
+    assert local_capacity(settings).backends == ("gpu",)
     with connect(settings) as client:
         assert slots_of(client) == {"gpu": 1, "cpu": 0}
         assert choose_backends(client, backend) == ["gpu"]
@@ -67,6 +68,7 @@ def test_no_pool_is_asked_for_unless_it_is_set(asked: dict[str, Any]) -> None:
 
 
 def test_cpu_is_cpu_even_beside_a_gpu(asked: dict[str, Any]) -> None:
+    assert local_capacity(ClusterSettings(backend="cpu", workers=1, **LOCAL)).backends == ("cpu",)
     with connect(ClusterSettings(backend="cpu", workers=1, **LOCAL)) as client:
         assert choose_backends(client, "auto") == ["cpu"]
     assert asked == {}

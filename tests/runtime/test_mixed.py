@@ -23,7 +23,6 @@ from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import neighbors
 from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
@@ -81,7 +80,6 @@ def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     """A scheduler with one worker of each kind and no nannies; its address is in SCHEDULER."""
     monkeypatch.setenv("STAND_IN_CPU_SECONDS", str(SLOW))
     monkeypatch.setenv("STAND_IN_GPU_SECONDS", str(FAST))
-    monkeypatch.setattr(neighbors, "CHECKPOINT_SECONDS", 0.3)
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.5)
     options = ["--nworkers", "1", "--no-nanny", "--memory-limit", "900MiB"]
     options += ["--preload", str(Path(__file__).with_name("stand_in.py"))]
@@ -105,7 +103,8 @@ def client(workers: object) -> Iterator[Client]:
 
 def run(client: Client, urls: Path, out: Path, watch: Watch, backend: str = "auto") -> str:
     plan = plan_run([str(urls)], str(out), SETTINGS)
-    execute(plan, DaskExecutor(client, "token"), watch, block_rows=BLOCK_ROWS, backend=backend)
+    executor = DaskExecutor(client, "token", checkpoint_seconds=0.3)
+    execute(plan, executor, watch, block_rows=BLOCK_ROWS, backend=backend)
     return str(out)
 
 

@@ -76,3 +76,18 @@ def test_other_schema_version_is_refused(store: RunStore) -> None:
     root.attrs["noveltyflow"] = {**store.header, "schema_version": 999}
     with pytest.raises(StoreError, match="999"):
         RunStore(store.path).root
+
+
+def test_links_out_of_the_folder_are_not_followed(store: RunStore, tmp_path: Path) -> None:
+    store.put("x", np.arange(10))
+    outside = tmp_path / "outside"
+    (Path(store.path) / "x" / "c").rename(outside)
+    (Path(store.path) / "x" / "c").symlink_to(outside)
+    for access in (lambda: RunStore(store.path).read("x"), lambda: store.array("x").__setitem__(0, 5)):
+        with pytest.raises(StoreError, match="link that leads out"):
+            access()
+    (Path(store.path) / ".scratch").symlink_to(tmp_path)
+    with pytest.raises(StoreError, match="link that leads out"):
+        store.scratch.write("precious", b"written")
+    assert not (tmp_path / "precious").exists()
+    assert outside.is_dir()

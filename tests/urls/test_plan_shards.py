@@ -11,10 +11,11 @@ from pathlib import Path
 
 import fsspec
 import pytest
-from reading import read_file, read_shards, texts_of
+from reading import COMPRESSORS, SUFFIXES, read_file, read_shards, texts_of
 
 from noveltyflow.config import InputSettings
 from noveltyflow.errors import InputError
+from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.shards import Shard, plan_shards
 
 SETTINGS = InputSettings()
@@ -229,6 +230,33 @@ def test_an_input_that_changed_since_it_was_planned_is_refused(tmp_path, name):
     path.write_bytes(path.read_bytes() + b"x\n")
     with pytest.raises(InputError, match=r"has changed since the run was planned"):
         read_shards(shards, SETTINGS)
+
+
+@pytest.mark.parametrize("change", ["cut", "grown", "gone"])
+@pytest.mark.parametrize("compression", [None, "gzip"])
+def test_an_input_that_changes_while_it_is_read_is_refused(tmp_path, change, compression):
+    path = tmp_path / f"a.txt{SUFFIXES[compression]}"
+    path.write_bytes(COMPRESSORS[compression](b"".join(b"http://a/%d\n" % i for i in range(1_000_000))))
+    (shard,) = plan_shards([str(path)], SETTINGS)
+    batches = read_shard(shard, SETTINGS, batch_records=1000)
+    next(batches)
+    if change == "gone":
+        path.unlink()
+    else:
+        with path.open("r+b") as file:
+            file.truncate(shard.size // 2 if change == "cut" else shard.size + 1)
+    with pytest.raises(InputError, match=r"a\.txt.*: (has changed|no such file|gzip data are truncated)"):
+        list(batches)
+
+
+def test_a_decompression_bomb_is_refused_unless_it_is_trusted(tmp_path):
+    path = tmp_path / "a.txt.xz"
+    path.write_bytes(COMPRESSORS["xz"](bytes(80 << 20)))
+    shards = plan_shards([str(path)], SETTINGS)
+    with pytest.raises(InputError, match=r"a\.txt\.xz: .* more than 500 times as many.*--max-ratio"):
+        read_shards(shards, SETTINGS)
+    trusted = InputSettings(max_ratio=1_000_000)
+    assert read_shards(plan_shards([str(path)], trusted), trusted).n_records == 1
 
 
 def test_an_input_that_vanished_since_it_was_planned_is_refused(tmp_path):

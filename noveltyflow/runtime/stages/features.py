@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import lru_cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_csr, read_urls, write_csr
@@ -31,15 +33,26 @@ def compute_features(
     store: RunStore, settings: FeatureSettings, executor: Executor, reporter: Reporter, fingerprint: str
 ) -> None:
     """Hash every block, then mark stage `features` done."""
-    blocks = blocks_of(store)
-    n_rows = store.figures("urls")["rows"]
+    nonzeros = hash_blocks(store, settings, executor, reporter, blocks_of(store))
+    finish(store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.n_features)
+
+
+def hash_blocks(
+    store: RunStore,
+    settings: FeatureSettings,
+    executor: Executor,
+    reporter: Reporter,
+    blocks: Sequence[Block],
+) -> int:
+    """Hash some blocks, whether or not that was done before; their non-zeros."""
+    n_rows = sum(block.n_rows for block in blocks)
     reporter.start("hash", n_rows, "rows")
     nonzeros = 0
     for rows, nnz in executor.run("hash", hash_rows, [(store, block, settings) for block in blocks]):
         nonzeros += nnz
         reporter.advance(rows)
     reporter.finish(f"{nonzeros:,} non-zeros, {nonzeros / n_rows:.0f} a row")
-    store.mark("features", fingerprint, nonzeros=nonzeros, n_features=settings.n_features)
+    return nonzeros
 
 
 def count_documents(store: RunStore, block: int) -> Int64Array:
@@ -55,6 +68,12 @@ def store_frequency(store: RunStore, total: Int64Array) -> int:
 
 def compute_idf(store: RunStore, executor: Executor, reporter: Reporter, fingerprint: str) -> None:
     """Sum document frequencies over a tree of tasks, then mark stage `idf` done."""
+    columns = sum_frequencies(store, executor, reporter)
+    finish(store, "idf", fingerprint, executor, columns=columns)
+
+
+def sum_frequencies(store: RunStore, executor: Executor, reporter: Reporter) -> int:
+    """Count in how many rows each column occurs, whether or not that was done before; the columns in use."""
     blocks = blocks_of(store)
     reporter.start("document_frequency", len(blocks), "blocks")
     total = executor.tree(
@@ -63,7 +82,7 @@ def compute_idf(store: RunStore, executor: Executor, reporter: Reporter, fingerp
     (columns,) = executor.compute([_delayed_store(store, total)])
     reporter.advance(len(blocks))
     reporter.finish(f"{columns:,} columns in use")
-    store.mark("idf", fingerprint, columns=columns)
+    return int(columns)
 
 
 def _delayed_store(store: RunStore, total: object) -> object:
@@ -75,7 +94,7 @@ def _delayed_store(store: RunStore, total: object) -> object:
 @lru_cache(maxsize=2)
 def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:  # noqa: ARG001 - part of the cache's key
     store = RunStore(path)
-    frequencies = np.asarray(store.array(_FREQUENCY)[...])
+    frequencies = store.read(_FREQUENCY)
     return inverse_document_frequency(frequencies, store.figures("urls")["rows"], smooth_idf)
 
 

@@ -21,9 +21,10 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import ResourceError, StoreError
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Handout
-from noveltyflow.runtime.plan import mebibytes
+from noveltyflow.runtime.plan import TASK_BYTES, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.features import load_weighted
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.kernels.base import (
     BlockShape,
     DeviceKernel,
@@ -36,9 +37,6 @@ from noveltyflow.similarity.tiles import Block, strip
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
-
-CHECKPOINT_SECONDS = 5.0
-"""How long a task computes before it stores how far it came."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +70,8 @@ def tile_bytes(
         loaded = 2 * shape.nonzeros * (4 + 4 + 4)
         idf = 3 * 8 * n_features
         k = settings.neighbors.n_neighbors
-        return idf + loaded + max(kernel.bytes_needed(shape, shape, k) for kernel in kernels)
+        needed = max(kernel.bytes_needed(shape, shape, k) for kernel in kernels)
+        return TASK_BYTES + idf + loaded + needed
 
     return projected
 
@@ -123,12 +122,14 @@ def merge(store: RunStore, block: Block) -> TileStats:
 class _SharedTiles:
     """The tiles of a run as work that several backends share."""
 
-    def __init__(self, job: TileJob, backends: Sequence[str], blocks: Sequence[Block]) -> None:
-        done = _tiles_done(job.store, blocks)
+    def __init__(
+        self, job: TileJob, backends: Sequence[str], blocks: Sequence[Block], checkpoint_seconds: float
+    ) -> None:
+        done, strip_tiles = _tiles_done(job.store, blocks), len(blocks_of(job.store))
         self.backends = backends
-        self.handout = Handout({block: len(blocks) - done.get(block.index, 0) for block in blocks})
-        self.tiles_done = sum(done.values())
-        self._job, self._strip_tiles = job, len(blocks)
+        self.handout = Handout({block: strip_tiles - done.get(block.index, 0) for block in blocks})
+        self.tiles, self.tiles_done = len(blocks) * strip_tiles, sum(done.values())
+        self._job, self._strip_tiles, self._checkpoint_seconds = job, strip_tiles, checkpoint_seconds
 
     @property
     def finished(self) -> bool:
@@ -140,7 +141,7 @@ class _SharedTiles:
         block = self.handout.take(backend, slots)
         if block is None:
             return None
-        return self._job, block, backend, self.handout.patience(slots, CHECKPOINT_SECONDS)
+        return self._job, block, backend, self.handout.patience(slots, self._checkpoint_seconds)
 
     def done(self, backend: str, report: TileReport) -> None:
         """See `SharedWork.done`."""
@@ -163,16 +164,27 @@ def compute_neighbors(
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
     blocks = blocks_of(store)
     job = _plan_tiles(store, settings, backends, executor, reporter)
-    work = _SharedTiles(job, backends, blocks)
-    reporter.start("tile", len(blocks) ** 2, "tiles")
-    reporter.advance(work.tiles_done)
-    before = work.tiles_done
-    for _ in executor.share("tile", tile, work):
-        reporter.advance(work.tiles_done - before)
-        before = work.tiles_done
-    shares = ", ".join(f"{number:,} by {backend}" for backend, number in sorted(work.handout.tiles.items()))
-    reporter.finish(f"{len(blocks) ** 2:,} tiles" + (f": {shares}" if len(backends) > 1 else ""))
-    _merge_strips(store, settings, executor, reporter, fingerprint)
+    _compute_strips(job, backends, blocks, executor, reporter)
+    allocate_neighbors(store, settings.neighbors.n_neighbors)
+    stats = _merge_strips(store, blocks, executor, reporter)
+    figures = {"n_neighbors": settings.neighbors.n_neighbors, "tile_stats": asdict(stats)}
+    finish(store, "neighbors", fingerprint, executor, **figures)
+    store.scratch.remove()
+
+
+def recompute_neighbors(
+    store: RunStore,
+    settings: ScoringSettings,
+    backends: Sequence[str],
+    executor: Executor,
+    reporter: Reporter,
+    blocks: Sequence[Block],
+) -> None:
+    """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
+    job = _plan_tiles(store, settings, backends, executor, reporter)
+    _compute_strips(job, backends, blocks, executor, reporter)
+    _merge_strips(store, blocks, executor, reporter)
+    store.scratch.remove()
 
 
 def _plan_tiles(
@@ -183,8 +195,8 @@ def _plan_tiles(
     reporter: Reporter,
 ) -> TileJob:
     """Compare what tiles need with what workers and devices have."""
-    n_rows, block_rows = store.figures("urls")["rows"], store.figures("urls")["block_rows"]
-    nonzeros_per_row = store.figures("features")["nonzeros"] / n_rows
+    block_rows = store.figures("urls")["block_rows"]
+    nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
     spare = executor.memory_per_thread - tile_bytes(nonzeros_per_row, settings, backends)(block_rows)
     if spare < 0:
         allowed = executor.memory_per_thread
@@ -194,29 +206,46 @@ def _plan_tiles(
             "lower --threads-per-worker, or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
-    kernel = KERNELS["gpu"]()
-    if device_bytes is not None and isinstance(kernel, DeviceKernel):
+    if device_bytes is not None:
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
-        needed = kernel.device_bytes_needed(shape, shape, settings.neighbors.n_neighbors)
-        reporter.note(
-            f"device memory: a tile of {block_rows:,} rows needs {mebibytes(needed)}, a device has "
-            f"{mebibytes(device_bytes)}" + ("; tiles will be halved" if needed > device_bytes else "")
-        )
+        _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
     return TileJob(store, settings, spare, device_bytes)
 
 
-def _merge_strips(
-    store: RunStore, settings: ScoringSettings, executor: Executor, reporter: Reporter, fingerprint: str
+def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:
+    kernel = KERNELS["gpu"]()
+    if isinstance(kernel, DeviceKernel):
+        needed = kernel.device_bytes_needed(shape, shape, n_neighbors)
+        reporter.note(
+            f"device memory: a tile of {shape.rows:,} rows needs {mebibytes(needed)}, a device has "
+            f"{mebibytes(device_bytes)}" + ("; tiles will be halved" if needed > device_bytes else "")
+        )
+
+
+def _compute_strips(
+    job: TileJob, backends: Sequence[str], blocks: Sequence[Block], executor: Executor, reporter: Reporter
 ) -> None:
-    blocks, stats = blocks_of(store), TileStats()
+    work = _SharedTiles(job, backends, blocks, executor.checkpoint_seconds)
+    reporter.start("tile", work.tiles, "tiles")
+    reporter.advance(work.tiles_done)
+    before = work.tiles_done
+    for _ in executor.share("tile", tile, work):
+        reporter.advance(work.tiles_done - before)
+        before = work.tiles_done
+    shares = ", ".join(f"{number:,} by {backend}" for backend, number in sorted(work.handout.tiles.items()))
+    reporter.finish(f"{work.tiles:,} tiles" + (f": {shares}" if len(backends) > 1 else ""))
+
+
+def _merge_strips(
+    store: RunStore, blocks: Sequence[Block], executor: Executor, reporter: Reporter
+) -> TileStats:
     reporter.start("merge", len(blocks), "blocks")
-    allocate_neighbors(store, settings.neighbors.n_neighbors)
+    stats = TileStats()
     for work in executor.run("merge", merge, [(store, block) for block in blocks]):
         stats += work
         reporter.advance(1)
-    reporter.finish(f"{stats.multiply_adds / blocks[-1].stop:,.0f} multiply-adds a row")
-    store.mark("neighbors", fingerprint, n_neighbors=settings.neighbors.n_neighbors, tile_stats=asdict(stats))
-    store.scratch.remove()
+    reporter.finish(f"{stats.multiply_adds / sum(block.n_rows for block in blocks):,.0f} multiply-adds a row")
+    return stats
 
 
 def _tiles_done(store: RunStore, blocks: Sequence[Block]) -> dict[int, int]:

@@ -23,6 +23,7 @@ from noveltyflow.urls.rejects import Reject
 from noveltyflow.urls.shards import Shard
 
 _PARTITION_BYTES = 64 << 20
+_BATCH_RECORDS = 16_384
 _PIECE_RECORDS = 50_000
 _PIECE_BYTES = 16 << 20
 _SAMPLES_PER_PIECE = 256
@@ -93,7 +94,7 @@ def _read_partition(
     counts = []
     for offset, shard in enumerate(shards):
         records = blank = lines = 0
-        for batch in read_shard(shard, settings):
+        for batch in read_shard(shard, settings, batch_records=_BATCH_RECORDS):
             pieces.add(batch, first_shard + offset)
             records, blank, lines = records + batch.n_records, blank + batch.n_blank, lines + batch.n_lines
         counts.append(ShardCounts(records, blank, lines))

@@ -14,11 +14,10 @@ import numpy as np
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import InputError, StoreError
-from noveltyflow.features.hashing import hash_block
 from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.memory import block_tasks, sampled_shape
 from noveltyflow.runtime.plan import choose_block_rows
 from noveltyflow.runtime.progress import Reporter
-from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.runtime.stages.read import (
     Partition,
     ReadReport,
@@ -38,11 +37,11 @@ from noveltyflow.runtime.stages.rows import (
     slices_of_blocks,
     store_range,
 )
+from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_rows
 from noveltyflow.store.rejects import write_rejects
-from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.shards import Shard
 
 _RANGE_RECORDS = 100_000
@@ -75,7 +74,8 @@ class UrlStage:
             self.store.remove()
             raise InputError(_no_url(counts))
         block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
-        self.store.mark("urls", fingerprint, rows=n_rows, urls=n_urls, block_rows=block_rows, **counts)
+        figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
+        finish(self.store, "urls", fingerprint, self.executor, **figures)
         self.store.scratch.remove()
 
     def _read(self) -> list[ReadReport]:
@@ -168,7 +168,8 @@ class UrlStage:
         }
 
     def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
-        projected = tile_bytes(self._sampled_nonzeros(samples), self.settings, self.backends)
+        shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
+        projected = block_tasks(shape, self.settings, self.backends)
         block_rows = choose_block_rows(
             projected, n_rows, self.executor.memory_per_thread, self.executor.n_threads, self.block_rows
         )
@@ -182,11 +183,6 @@ class UrlStage:
             self.reporter.advance(stored)
         self.reporter.finish(f"{n_rows:,} rows in {len(blocks):,} blocks of {block_rows:,}")
         return block_rows
-
-    def _sampled_nonzeros(self, samples: Sequence[str]) -> float:
-        urls = canonicalize(_thin(samples, _MODEL_SAMPLES), self.settings.urls).urls
-        good = [url for url in urls if url is not None]
-        return float(hash_block(good, self.settings.features).nnz / max(1, len(good)))
 
 
 def _thin(items: Sequence[str], most: int) -> list[str]:

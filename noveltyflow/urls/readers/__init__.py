@@ -94,7 +94,7 @@ def _chunks(raw: BinaryIO, shard: Shard, settings: InputSettings) -> Iterator[by
     if shard.compression is None:
         blocks = guarded(line_range(raw, shard.start, shard.stop), shard.source)
     else:
-        blocks = decompressed(raw, shard.compression, shard.source)
+        blocks = decompressed(raw, shard.compression, shard.source, settings.max_ratio)
     if shard.start == 0:
         blocks = without_bom(blocks)
     return line_chunks(blocks, settings.max_line_bytes)

@@ -1,0 +1,289 @@
+"""What a run will take, said before it begins: rows, tasks, memory against what workers have, disk, time."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.errors import ResourceError
+from noveltyflow.features.frequency import chunk
+from noveltyflow.features.hashing import hash_block
+from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.runtime.memory import (
+    SHUFFLE_BYTES,
+    InputShape,
+    block_tasks,
+    in_surt_order,
+    input_tasks,
+    sampled_shape,
+)
+from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, choose_block_rows, mebibytes, usable_memory
+from noveltyflow.runtime.stages.read import partition_shards
+from noveltyflow.similarity.kernels.registry import get_kernel
+from noveltyflow.similarity.neighbors import search
+from noveltyflow.types import CsrMatrix
+from noveltyflow.urls.readers import read_shard
+from noveltyflow.urls.shards import Shard
+from noveltyflow.urls.streams import decompressed, opened
+
+_SAMPLED_SHARDS = 8
+_SAMPLED_RECORDS = 4_000
+_PEEK_BYTES = 8 << 20
+_PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
+_OTHER_WORK = 3
+"""Reading, shuffling and storing take about twice as long as canonical form and hashing, which are timed."""
+
+
+@dataclass(frozen=True)
+class Capacity:
+    """What a cluster has; of unlike workers, the least of each."""
+
+    workers: int
+    threads_per_worker: int
+    memory_limit: int
+    backends: tuple[str, ...] = ("cpu",)
+    """Backends that compute tiles."""
+
+    @property
+    def n_threads(self) -> int:
+        """Tasks that can run at once."""
+        return self.workers * self.threads_per_worker
+
+    @property
+    def allowed_mem(self) -> int:
+        """Bytes that one task may count on."""
+        return usable_memory(self.memory_limit) // self.threads_per_worker
+
+
+@dataclass(frozen=True)
+class TaskForecast:
+    """One kind of task; `tasks` is how many there are at least, `projected_mem` their peak in bytes."""
+
+    stage: str
+    name: str
+    tasks: int
+    projected_mem: int
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a run will take. Sizes are in bytes.
+
+    Attributes
+    ----------
+    lines, rows, nonzeros : int
+        Estimated from a sample; as many rows as there would be if no URL occurred twice.
+    block_rows, blocks : int
+        Size and number of the row blocks.
+    reserved_mem, allowed_mem : int
+        What a worker needs before it does anything, and what one task may count on.
+    projected_mem : int
+        Peak of a worker: all its threads at their hungriest task, and what it keeps besides for later tasks.
+    memory_limit : int
+        What a worker may have.
+    disk : int
+        At most; compression saves more than half of it. Scratch space is included.
+    tasks : list of TaskForecast
+        Every kind of task.
+    seconds : float or None
+        As if a row cost with every block what it costs with a sample of some thousand rows; None when nothing was
+        timed, or when devices compute tiles.
+    """
+
+    lines: int
+    rows: int
+    nonzeros: int
+    block_rows: int
+    blocks: int
+    workers: int
+    threads_per_worker: int
+    reserved_mem: int
+    allowed_mem: int
+    projected_mem: int
+    memory_limit: int
+    disk: int
+    tasks: list[TaskForecast]
+    seconds: float | None = None
+
+
+def forecast(
+    shards: Sequence[Shard],
+    settings: ScoringSettings,
+    capacity: Capacity,
+    *,
+    block_rows: int | None = None,
+    rows: int | None = None,
+    timed: bool = False,
+) -> Forecast:
+    """Estimate from a sample of the input, and choose the size of the row blocks.
+
+    Parameters
+    ----------
+    shards, settings
+        What is to be run.
+    capacity
+        Workers, their threads, their memory, and what computes their tiles.
+    block_rows
+        Rows in a block, where the user has set them.
+    rows
+        Number of rows to plan for, instead of as many as the input has lines.
+    timed
+        Compute some of the sample, to tell how long all of it takes; not known where devices compute tiles.
+
+    Raises
+    ------
+    InputError
+        When the sample cannot be read.
+    ResourceError
+        When no size of blocks fits into the workers' memory.
+    """
+    samples = _samples(shards, settings)
+    lines = rows or _estimated_lines(shards)
+    shape = sampled_shape(samples, lines, settings)
+    found = _untimed(shards, shape, settings, capacity, block_rows)
+    if timed and capacity.backends == ("cpu",):
+        return replace(found, seconds=_seconds(samples, settings, found) / capacity.n_threads)
+    return found
+
+
+def _untimed(
+    shards: Sequence[Shard],
+    shape: InputShape,
+    settings: ScoringSettings,
+    capacity: Capacity,
+    asked: int | None,
+) -> Forecast:
+    n_rows = max(shape.lines, 1)
+    of_blocks = block_tasks(shape, settings, capacity.backends)
+    block_rows = choose_block_rows(of_blocks, n_rows, capacity.allowed_mem, capacity.n_threads, asked)
+    needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
+    tasks = _tasks(shards, shape.lines, block_rows, needs)
+    nonzeros = int(n_rows * shape.nonzeros_per_row)
+    neighbors = 24 * n_rows * settings.neighbors.n_neighbors
+    return Forecast(
+        lines=shape.lines,
+        rows=n_rows,
+        nonzeros=nonzeros,
+        block_rows=block_rows,
+        blocks=-(-n_rows // block_rows),
+        workers=capacity.workers,
+        threads_per_worker=capacity.threads_per_worker,
+        reserved_mem=RESERVED_BYTES,
+        allowed_mem=capacity.allowed_mem,
+        projected_mem=_worker_peak(tasks, capacity),
+        memory_limit=capacity.memory_limit,
+        disk=int(3 * shape.lines * (shape.url_bytes + 32) + 8 * nonzeros + neighbors),
+        tasks=tasks,
+    )
+
+
+def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
+    """Bytes of a worker at its peak; while there is room it keeps the blocks that it has indexed."""
+    hungriest = max(task.projected_mem for task in tasks)
+    tile = next(task for task in tasks if task.name == "tile")
+    kept = min(max(0, capacity.allowed_mem - tile.projected_mem), tile.tasks * tile.projected_mem)
+    shuffled = SHUFFLE_BYTES + capacity.threads_per_worker * hungriest
+    return RESERVED_BYTES + max(shuffled, capacity.threads_per_worker * tile.projected_mem + kept)
+
+
+def require_fit(found: Forecast) -> None:
+    """Refuse a run with a task that needs more than its share of a worker.
+
+    Raises
+    ------
+    ResourceError
+        Naming the stage, both figures, and the setting to change.
+    """
+    for task in found.tasks:
+        if task.projected_mem > found.allowed_mem:
+            enough = (RESERVED_BYTES + found.threads_per_worker * task.projected_mem) / 0.8
+            raise ResourceError(
+                f"stage {task.stage}: a task {task.name!r} needs {mebibytes(task.projected_mem)}, a worker has "
+                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(int(enough))}, "
+                "or lower --threads-per-worker"
+            )
+
+
+def _tasks(
+    shards: Sequence[Shard], lines: int, block_rows: int, needs: Mapping[str, int]
+) -> list[TaskForecast]:
+    blocks = max(1, -(-lines // block_rows))
+    numbers = {
+        "read": len(partition_shards(shards)),
+        "canonical": -(-lines // _PIECE_RECORDS),
+        "sort": -(-lines // _RANGE_RECORDS),
+    }
+    return [TaskForecast(STAGE_OF[name], name, numbers.get(name, blocks), needs[name]) for name in STAGE_OF]
+
+
+def _spread(shards: Sequence[Shard]) -> list[Shard]:
+    """Some shards that hold anything, from first to last."""
+    filled = [shard for shard in shards if shard.size]
+    chosen = np.unique(np.linspace(0, max(len(filled) - 1, 0), _SAMPLED_SHARDS).astype(int))
+    return [filled[number] for number in chosen] if filled else []
+
+
+def _samples(shards: Sequence[Shard], settings: ScoringSettings) -> list[str]:
+    """The first records of some shards."""
+    chosen = _spread(shards)
+    each = _SAMPLED_RECORDS // max(1, len(chosen))
+    batches = (islice(read_shard(shard, settings.input, batch_records=each), 1) for shard in chosen)
+    return [text for some in batches for batch in some for text in batch.texts]
+
+
+def _estimated_lines(shards: Sequence[Shard]) -> int:
+    """Lines of all shards, if they are as dense everywhere as where some of them begin."""
+    counts = [_count_lines(shard) for shard in _spread(shards)]
+    lines, read = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 1)
+    return round(sum(shard.size for shard in shards) * lines / max(read, 1))
+
+
+def _count_lines(shard: Shard) -> tuple[int, int]:
+    """Lines at the beginning of a shard, and the stored bytes that hold them."""
+    with opened(shard.source, shard.path) as raw:
+        if shard.format == "parquet":
+            import pyarrow.parquet as pq
+
+            groups = pq.ParquetFile(raw).metadata
+            last = groups.num_row_groups if shard.stop is None else shard.stop
+            return sum(groups.row_group(i).num_rows for i in range(shard.start, last)), shard.size
+        raw.seek(shard.start)
+        lines = held = read = 0
+        block = b"\n"
+        for block in decompressed(raw, shard.compression, shard.source):
+            before, read = read, raw.tell() - shard.start
+            if held >= _PEEK_BYTES and read > before > 0:
+                # Only when a decoder wants more is it known that it has given all of what it read before.
+                return lines, before
+            lines, held = lines + block.count(b"\n"), held + len(block)
+        return lines + (not block.endswith(b"\n")), shard.size
+
+
+def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast) -> float:
+    """Seconds of one thread for the whole run, from those that the sample takes once everything is compiled."""
+    if not samples:
+        return 0.0
+    for part in (samples[:50], samples):
+        started = time.perf_counter()
+        urls = list(dict.fromkeys(in_surt_order(part, settings)))
+        counts = hash_block(urls, settings.features)
+        prepared_in = time.perf_counter() - started
+        searched_in = _time_search(counts, settings)
+    # In a larger block more is pruned, but more is similar too: measured, a row costs about as much with 4,000
+    # rows as with 64,000, and less with later blocks, because it has good neighbours by then.
+    tiles_in = searched_in / max(1, counts.shape[0]) * found.rows * found.blocks
+    return float(_OTHER_WORK * prepared_in * found.lines / len(samples) + tiles_in)
+
+
+def _time_search(counts: CsrMatrix, settings: ScoringSettings) -> float:
+    """Seconds in which the rows of the sample find their neighbours among themselves."""
+    idf = inverse_document_frequency(chunk(counts), counts.shape[0], settings.features.smooth_idf)
+    block = weight_block(counts, idf, settings.features)
+    started = time.perf_counter()
+    search(block, block, settings.neighbors.n_neighbors, get_kernel("cpu"))
+    return time.perf_counter() - started

@@ -1,0 +1,118 @@
+"""The memory model: peak bytes of every kind of task, from the shape of the input. Pure, and tested by measuring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.features.hashing import hash_block
+from noveltyflow.runtime.plan import TASK_BYTES
+from noveltyflow.runtime.stages.neighbors import tile_bytes
+from noveltyflow.types import AnyArray
+from noveltyflow.urls.canonical import canonicalize
+
+_MIB = 1 << 20
+_STRING = 57
+"""Bytes of a Python string besides its characters, and of the reference to it."""
+_PIECE_RECORDS = 50_000 + 16_384
+"""A piece is written once it has 50,000 records, of which the last batch may have brought 16,384."""
+_PIECE_BYTES = 2 * 16 * _MIB
+_RANGE_RECORDS = 150_000
+"""A range of SURT order aims at 100,000 records; its borders come from a sample."""
+_PARTS, _LEAST_IN_PART = 8, 200
+SHUFFLE_BYTES = 64 * _MIB
+"""Rows on their way between workers, as `dask.yaml` bounds them: half of it waits for the net, half for the disk."""
+_FAN_IN = 8
+"""Document frequencies that meet in one task."""
+
+
+@dataclass(frozen=True)
+class InputShape:
+    """What the memory of tasks depends on.
+
+    Attributes
+    ----------
+    lines : int
+        Records of the input.
+    url_bytes : float
+        Mean length of a URL, where it is longest.
+    nonzeros_per_row : float
+        Mean number of distinct n-grams of a URL, where it is highest.
+    """
+
+    lines: int
+    url_bytes: float
+    nonzeros_per_row: float
+
+
+def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
+    """Shape of an input from some of its records; long URLs stand together, so the densest part counts."""
+    urls = in_surt_order(samples, settings)
+    if not urls:
+        return InputShape(lines, float(np.mean([len(text) for text in samples] or [0])), 0.0)
+    lengths = np.array([len(url) for url in urls])
+    nonzeros = np.diff(hash_block(urls, settings.features).indptr)
+    return InputShape(lines, _densest(lengths), _densest(nonzeros))
+
+
+def in_surt_order(samples: Sequence[str], settings: ScoringSettings) -> list[str]:
+    """Canonical URLs of some records, duplicates included, in the order that rows have."""
+    batch = canonicalize(samples, settings.urls)
+    keyed = zip(batch.surts, batch.urls, strict=True)
+    return [
+        url for _, url in sorted((surt, url) for surt, url in keyed if surt is not None and url is not None)
+    ]
+
+
+def _densest(values: AnyArray) -> float:
+    """The highest mean of some hundreds of neighbouring values."""
+    parts = np.array_split(values, max(1, min(_PARTS, len(values) // _LEAST_IN_PART)))
+    return float(max(part.mean() for part in parts))
+
+
+def input_tasks(shape: InputShape) -> dict[str, int]:
+    """Peak bytes of the tasks whose size does not depend on the row blocks."""
+    records = min(shape.lines, _PIECE_RECORDS)
+    text = min(int(records * shape.url_bytes), _PIECE_BYTES)
+    in_range = min(shape.lines, _RANGE_RECORDS)
+    return {
+        # The texts as Python strings and as an Arrow table, and the file that is made of it.
+        "read": TASK_BYTES + 3 * text + 400 * records,
+        # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
+        "canonical": TASK_BYTES + 8 * text + 700 * records,
+        "sort": TASK_BYTES + int(in_range * (3 * shape.url_bytes + 200)),
+    }
+
+
+def block_tasks(
+    shape: InputShape, settings: ScoringSettings, backends: Sequence[str]
+) -> Mapping[str, Callable[[int], int]]:
+    """Peak bytes of the tasks that take row blocks, as functions of the rows in a block."""
+    n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
+    # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
+    ranges = int(2 * min(shape.lines, _RANGE_RECORDS) * (2 * shape.url_bytes + 40))
+
+    def nonzeros(rows: int) -> int:
+        return int(rows * shape.nonzeros_per_row)
+
+    def strings(rows: int) -> int:
+        return int(rows * 2 * (_STRING + shape.url_bytes))
+
+    def document_frequency(rows: int) -> int:
+        # int32 columns and float32 counts, compressed and not; or the frequencies that meet in one task.
+        counting = TASK_BYTES + 14 * nonzeros(rows) + 2 * 8 * n_features
+        return max(counting, (_FAN_IN + 2) * 8 * n_features)
+
+    return {
+        "rows": lambda rows: TASK_BYTES + ranges + strings(rows),
+        # int32 columns and float32 counts, compressed and not; the text is there in bytes too.
+        "hash": lambda rows: (
+            TASK_BYTES + strings(rows) + int(3 * rows * shape.url_bytes) + 16 * nonzeros(rows)
+        ),
+        "document_frequency": document_frequency,
+        "tile": tile_bytes(shape.nonzeros_per_row, settings, backends),
+        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
+    }

@@ -1,0 +1,87 @@
+"""What the fault tests share: a run long enough to be hit in the middle, and the moments at which it is hit."""
+
+from __future__ import annotations
+
+import contextlib
+import filecmp
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import psutil
+from helpers import command
+
+OPTIONS = [
+    *("--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"),
+    *("--checkpoint-seconds", "0.05"),
+]
+MOMENTS = {
+    "reading": ".scratch/read/*.json",
+    "shuffled": ".scratch/sorted/0*",
+    "rows": "rows/url/c/*",
+    "features": "features/000003/*",
+    "idf": "idf/document_frequency/*",
+    "tiles": ".scratch/strips/*.npz",
+    "merging": "neighbors/indices/c/*/*",
+}
+
+
+def same_bytes(left: Path, right: Path) -> bool:
+    names = [
+        {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} for root in (left, right)
+    ]
+    assert names[0] == names[1]
+    return filecmp.cmpfiles(left, right, sorted(names[0]), shallow=False)[0] == sorted(names[0])
+
+
+def start(urls: Path, out: Path, *options: object, **env: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        command("run", urls, "--out", out, *(options or OPTIONS)),
+        stderr=subprocess.PIPE,
+        start_new_session=True,
+        preexec_fn=hear_interrupts,
+        env=os.environ | env,
+    )
+
+
+def hear_interrupts() -> None:
+    """As a shell starts a command in the foreground, even where these tests run in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> None:
+    """Wait until the run has come to a stage."""
+    deadline = time.monotonic() + 120
+    while not any(out.glob(MOMENTS[moment])):
+        assert process.poll() is None, "the run ended before it was hit"
+        assert time.monotonic() < deadline
+        time.sleep(0.002)
+
+
+def kill_group(process: subprocess.Popen[bytes]) -> None:
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+
+
+def kill_client(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """The worker processes; the nannies are threads of the command itself."""
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
+
+
+def is_worker(process: psutil.Process) -> bool:
+    """Whether it is the process of a worker, and alive."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        return "spawn_main" in " ".join(process.cmdline())
+    return False
+
+
+def last_words(stderr: str) -> str:
+    """What the command itself said in the end; Dask's processes log before it what they saw."""
+    return stderr.rpartition("\nnoveltyflow: ")[2]

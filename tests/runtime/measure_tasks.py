@@ -1,0 +1,77 @@
+"""Runs a list of URLs in one process, and prints the peak memory of every kind of task beside what is projected."""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from noveltyflow.config import ScoringSettings
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.memory import block_tasks, input_tasks, sampled_shape
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages import features, neighbors, urls
+
+TASKS = {
+    "read": (urls, "read"),
+    "canonical": (urls, "canonical"),
+    "sort": (urls, "store_range"),
+    "rows": (urls, "rows"),
+    "hash": (features, "hash_rows"),
+    "document_frequency": (features, "count_documents"),
+    "tile": (neighbors, "tile"),
+    "merge": (neighbors, "merge"),
+}
+
+
+def status(field: str) -> int:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
+
+
+def watched(task: Callable[..., Any], peaks: list[int]) -> Callable[..., Any]:
+    """The task, and its peak above what the process held before, which the kernel counts."""
+
+    def watch(*args: Any) -> Any:
+        gc.collect()
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        Path("/proc/self/clear_refs").write_text("5")
+        before = status("VmRSS")
+        result = task(*args)
+        peaks.append(status("VmHWM") - before)
+        return result
+
+    return watch
+
+
+def compute(path: Path, out: Path, settings: ScoringSettings, block_rows: int, memory: int) -> None:
+    plan = plan_run([str(path)], str(out), settings)
+    execute(plan, SerialExecutor(memory), Silent(), block_rows=block_rows, backend="cpu")
+
+
+def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
+    lines = path.read_text().splitlines()
+    few = path.with_name("few.txt")
+    few.write_text("\n".join(lines[:50]))
+    # Imports and compiled kernels belong to what a worker needs before it does anything.
+    compute(few, few.with_suffix(".zarr"), settings, block_rows, 1 << 34)
+    measured: dict[str, list[int]] = {name: [] for name in TASKS}
+    for name, (module, function) in TASKS.items():
+        setattr(module, function, watched(getattr(module, function), measured[name]))
+    shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
+    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"]).items()}
+    projected = input_tasks(shape) | blocks
+    # What a worker keeps from one tile to the next, while there is room, is counted apart.
+    neighbors._PreparedCache.put = lambda *_: None  # type: ignore[method-assign]
+    compute(path, path.with_suffix(".zarr"), settings, block_rows, 1 << 34)
+    figures = {name: [max(peaks), projected[name]] for name, peaks in measured.items()}
+    sys.stdout.write(json.dumps(figures))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), ScoringSettings.model_validate_json(sys.argv[2]), int(sys.argv[3]))

@@ -1,0 +1,72 @@
+"""A real disk that is full: the command says so, and goes on when there is space."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import Cli
+from runtime.faults import OPTIONS, last_words, same_bytes, start, when
+
+LARGE = 64 << 20
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own in memory, which can be resized."""
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={LARGE}", "noveltyflow-test", disk]
+    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
+        pytest.skip("needs the right to mount a file system")
+    yield disk
+    subprocess.run(["umount", "--lazy", disk], check=True)
+
+
+def resize(disk: Path, size: int) -> None:
+    subprocess.run(remount(disk, size), check=True)
+
+
+def fill(disk: Path) -> None:
+    """Take the space that is left, to within a page or so; what is written meanwhile is not taken away."""
+    for spare in itertools.count(1):
+        size = shutil.disk_usage(disk).used + 4096 * spare
+        if subprocess.run(remount(disk, size), capture_output=True, check=False).returncode == 0:
+            return
+
+
+def remount(disk: Path, size: int) -> list[object]:
+    return ["mount", "-o", f"remount,size={size}", disk]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("moment", ["rows", "idf"])
+def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, undisturbed: Path) -> None:
+    out = disk / "run.zarr"
+    process = start(urls, out)
+    when(moment, out, process)
+    fill(disk)
+    stderr = process.communicate(timeout=240)[1].decode()
+    assert process.returncode == 1, stderr
+    assert "No space left on device" in last_words(stderr)
+    assert "give the same command again" in last_words(stderr)
+    resize(disk, LARGE)
+    again = cli("run", urls, "--out", out, *OPTIONS)
+    assert again.returncode == 0, again.stderr
+    assert same_bytes(out, undisturbed)
+
+
+@pytest.mark.parametrize("name", ["novelty.csv", "novelty.parquet", "graph.npz"])
+def test_full_disk_while_exporting(name: str, disk: Path, cli: Cli, undisturbed: Path) -> None:
+    fill(disk)
+    done = cli("export", undisturbed, disk / name)
+    assert done.returncode == 1, done.stderr
+    assert "No space left on device" in done.stderr
+    assert list(disk.iterdir()) == []
+    resize(disk, LARGE)
+    assert cli("export", undisturbed, disk / name).returncode == 0

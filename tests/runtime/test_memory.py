@@ -1,0 +1,177 @@
+"""The memory promise: what is projected is never exceeded, and what does not fit is refused before work begins."""
+
+from __future__ import annotations
+
+import bz2
+import dataclasses
+import gzip
+import json
+import lzma
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pandas as pd
+import psutil
+import pytest
+import zstandard
+from helpers import ROOT, Cli, some_urls
+from runtime.faults import start, workers_of
+
+from noveltyflow.config import FeatureSettings, ScoringSettings
+from noveltyflow.errors import ResourceError
+from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
+from noveltyflow.runtime.plan import STAGE_OF
+from noveltyflow.terminal import print_forecast
+from noveltyflow.urls.shards import plan_shards
+
+SETTINGS = ScoringSettings()
+PACKERS = {
+    "gzip": gzip.compress,
+    "zstd": zstandard.ZstdCompressor().compress,
+    "bz2": bz2.compress,
+    "xz": lzma.compress,
+}
+SHAPES = {
+    "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
+    "paths": (some_urls(20_000), SETTINGS, 5_000),
+    "long": ([f"{url}/{f'segment-{i}/' * 30}" for i, url in enumerate(some_urls(6_000))], SETTINGS, 1_500),
+    "words": (
+        some_urls(20_000, seed=1),
+        ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
+        5_000,
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("shape", SHAPES)
+def test_no_task_takes_more_than_projected(shape: str, tmp_path: Path) -> None:
+    lines, settings, block_rows = SHAPES[shape]
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    script = [sys.executable, ROOT / "tests/runtime/measure_tasks.py", tmp_path / "urls.txt"]
+    done = subprocess.run(
+        [*script, settings.model_dump_json(), str(block_rows)], capture_output=True, check=False
+    )
+    assert done.returncode == 0, done.stderr.decode()
+    figures: dict[str, list[int]] = json.loads(done.stdout)
+    assert len(figures) == 8
+    assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
+
+
+@pytest.mark.slow
+def test_no_worker_takes_more_than_projected(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(10_000)))
+    options = ("--workers", "2", "--memory-limit", "700MiB")
+    planned = json.loads(cli("plan", tmp_path / "urls.txt", *options, "--json").stdout)
+    process = start(tmp_path / "urls.txt", tmp_path / "run.zarr", *options)
+    peaks: dict[int, int] = {}
+    while process.poll() is None:
+        for worker in alive(process):
+            peaks[worker.pid] = max(peak_of(worker), peaks.get(worker.pid, 0))
+        time.sleep(0.05)
+    assert process.communicate()[1]
+    assert process.returncode == 0
+    assert len(peaks) == 2, "no worker was lost"
+    assert max(peaks.values()) <= planned["projected_mem"] <= planned["memory_limit"]
+
+
+def alive(process: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    try:
+        return workers_of(process)
+    except psutil.NoSuchProcess:
+        return []
+
+
+def peak_of(worker: psutil.Process) -> int:
+    """The most that the process ever held, in bytes, as the kernel counts it; 0 once it has ended."""
+    try:
+        lines = Path(f"/proc/{worker.pid}/status").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")), 0)
+
+
+def planned(path: Path, memory_limit: int, **more: object) -> Forecast:
+    shards = plan_shards([str(path)], SETTINGS.input)
+    return forecast(shards, SETTINGS, Capacity(2, 1, memory_limit), **more)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("form", ["text", "gzip", "zstd", "bz2", "xz", "csv", "parquet", "many"])
+def test_lines_and_nonzeros_are_estimated_from_a_sample(form: str, tmp_path: Path) -> None:
+    urls = some_urls(50_000)
+    text = "\n".join(urls).encode()
+    path = tmp_path / {"csv": "u.csv", "parquet": "u.parquet"}.get(form, "u.txt")
+    if form == "parquet":
+        pd.DataFrame({"url": urls}).to_parquet(path)
+    elif form == "many":
+        path = tmp_path / "many"
+        path.mkdir()
+        for i in range(20):
+            (path / f"{i:02}.txt").write_text("\n".join(urls[i * 2500 : (i + 1) * 2500]))
+    else:
+        pack = PACKERS.get(form, bytes)
+        path.write_bytes(pack(b"url\n" + text if form == "csv" else text))
+    found = planned(path, 4 << 30)
+    assert found.lines == pytest.approx(50_000, rel=0.05)
+    assert found.nonzeros / found.rows == pytest.approx(3 * 40, rel=0.5)
+
+
+def test_larger_inputs_take_more(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(2_000)))
+    small = planned(tmp_path / "urls.txt", 2 << 30, timed=True)
+    large = planned(tmp_path / "urls.txt", 2 << 30, rows=10_000_000, timed=True)
+    assert large.rows == 10_000_000
+    assert large.blocks > small.blocks
+    assert large.disk > 1000 * small.disk
+    assert large.seconds is not None
+    assert small.seconds is not None
+    assert large.seconds > 1000 * small.seconds > 0
+    assert large.projected_mem <= large.memory_limit
+
+
+def test_time_is_told_only_where_it_was_measured(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(500)))
+    shards = plan_shards([str(tmp_path / "urls.txt")], SETTINGS.input)
+    for backends, time_taken in ((("cpu",), "about 0:"), (("gpu", "cpu"), "not known")):
+        found = forecast(shards, SETTINGS, Capacity(2, 1, 2 << 30, backends), timed=True)
+        print_forecast(dataclasses.asdict(found))
+        assert f"time  {time_taken}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("content", ["", "\n\n", "http://\n", "http://a.example/\n"])
+def test_almost_nothing_can_be_planned(content: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text(content)
+    assert planned(tmp_path / "urls.txt", 2 << 30, timed=True).blocks == 1
+
+
+def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(100_000)))
+    with pytest.raises(ResourceError, match=r"stage neighbors: .* MiB, a worker has .* MiB .*--block-rows"):
+        planned(tmp_path / "urls.txt", 700 << 20, block_rows=90_000)
+    tight = planned(tmp_path / "urls.txt", 610 << 20)
+    with pytest.raises(
+        ResourceError,
+        match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
+    ):
+        require_fit(tight)
+
+
+def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(100_000)))
+    for command in (["plan"], ["run", "--out", tmp_path / "run.zarr"]):
+        done = cli(*command, tmp_path / "urls.txt", "--workers", 1, "--memory-limit", "610MiB")
+        assert done.returncode == 2
+        assert "stage urls" in done.stderr
+        assert "--memory-limit to" in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
+
+
+def test_plan_prints_every_stage_and_stores_nothing(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(500)))
+    done = cli("plan", tmp_path / "urls.txt", "--rows", 2_000_000, "--workers", 1, "--memory-limit", "2GiB")
+    assert done.returncode == 0, done.stderr
+    words = ("rows  2,000,000", "reserved_mem", "allowed_mem", "projected_mem", "disk", "time", *STAGE_OF)
+    assert [word for word in words if word not in done.stdout] == []
+    assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]

@@ -1,0 +1,247 @@
+"""Damage done on purpose: `verify` names it, and `run --repair` brings back the very same bytes."""
+
+from __future__ import annotations
+
+import filecmp
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+from helpers import Cli, some_urls
+
+from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import DamageError
+from noveltyflow.run import open_run
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.repair import repair_run
+from noveltyflow.runtime.stages import neighbors
+from noveltyflow.runtime.stages.seal import finish
+from noveltyflow.store import RunStore
+from noveltyflow.verify import Audit, verify
+
+SETTINGS = ScoringSettings(
+    features=FeatureSettings(n_features=4096), neighbors=NeighborSettings(n_neighbors=5)
+)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("whole")
+    (folder / "urls.txt").write_text("\n".join([*some_urls(300, seed=5), "", "http://"]))
+    compute(folder)
+    return folder / "run.zarr"
+
+
+@pytest.fixture
+def run(whole: Path, tmp_path: Path) -> Path:
+    """A copy that may be damaged."""
+    return Path(shutil.copytree(whole, tmp_path / "run.zarr"))
+
+
+def compute(folder: Path, out: Path | None = None, *, repair: bool = False) -> list[str]:
+    """Run, or repair and run; what was said about damage."""
+    said = Notes()
+    plan = plan_run([str(folder / "urls.txt")], str(out or folder / "run.zarr"), SETTINGS)
+    if repair:
+        repair_run(plan, SerialExecutor(), said, ["cpu"])
+    execute(plan, SerialExecutor(), said, block_rows=64, backend="cpu")
+    return said.notes
+
+
+class Notes(Silent):
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+
+    def note(self, message: str) -> None:
+        self.notes.append(message)
+
+
+def flip(path: Path) -> None:
+    damaged = bytearray(path.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+
+
+def truncate(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-3])
+
+
+def content(run: Path) -> list[str]:
+    return sorted(
+        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "audit.json"
+    )
+
+
+def assert_same_bytes(run: Path, whole: Path) -> None:
+    assert content(run) == content(whole)
+    assert filecmp.cmpfiles(run, whole, content(whole), shallow=False)[1:] == ([], [])
+
+
+DAMAGES = {"flipped": flip, "truncated": truncate, "missing": Path.unlink}
+IN_PLACE = [
+    "features/000002/indices/c/0",
+    "features/000001/zarr.json",
+    "idf/document_frequency/c/0",
+    "neighbors/similarities/c/1/0",
+    "neighbors/indices/c/3/0",
+]
+ANEW = ["rows/url/c/2", "rows/count/zarr.json", "rejects/line/c/0", "neighbors/zarr.json"]
+
+
+def test_whole_run_has_no_problem_and_keeps_its_bytes(run: Path, whole: Path) -> None:
+    audit = verify(str(run), rows=50)
+    assert audit.problems == []
+    assert audit.rows_rechecked == 50
+    assert (
+        audit.files == len([name for name in content(run) if not name.startswith(("stages", "checks"))]) - 1
+    )
+    assert open_run(str(run)).info()["audit"]["problems"] == []
+    assert_same_bytes(run, whole)
+
+
+def test_manifests_are_sha256sum_files(run: Path) -> None:
+    for manifest in (run / "checksums").iterdir():
+        subprocess.run(["sha256sum", "--check", "--quiet", manifest], cwd=run, check=True)
+
+
+@pytest.mark.parametrize("how", DAMAGES)
+@pytest.mark.parametrize("name", [*IN_PLACE, *ANEW])
+def test_damage_is_named_and_repaired(how: str, name: str, run: Path, whole: Path) -> None:
+    DAMAGES[how](run / name)
+    assert [problem for problem in verify(str(run)).problems if problem.startswith(name)]
+    notes = compute(whole.parent, run, repair=True)
+    assert any(note.startswith(f"damaged: {name}: ") for note in notes)
+    assert verify(str(run)).problems == []
+    assert_same_bytes(run, whole)
+
+
+@pytest.mark.parametrize(
+    "lines", [["http://a.example/"], ["http://a.example/"] * 99, ["x://y", "http://a.example/"]]
+)
+def test_one_row_is_a_run(lines: list[str], tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    compute(tmp_path)
+    assert verify(str(tmp_path / "run.zarr")).problems == []
+
+
+@pytest.mark.parametrize("name", ["stages/features/zarr.json", "checksums/features.sha256"])
+def test_damage_to_what_vouches_is_repaired(name: str, run: Path, whole: Path) -> None:
+    flip(run / name)
+    compute(whole.parent, run, repair=True)
+    assert_same_bytes(run, whole)
+
+
+def test_only_the_damaged_blocks_are_computed_again(
+    run: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    merged = []
+    merge = neighbors.merge
+    monkeypatch.setattr(
+        neighbors, "merge", lambda store, block: merged.append(block.index) or merge(store, block)
+    )
+    flip(run / "neighbors/indices/c/3/0")
+    compute(whole.parent, run, repair=True)
+    assert merged == [3]
+
+
+def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
+    (run / "rows/url/c/99").write_bytes(b"stray")
+    assert verify(str(run)).problems == ["rows/url/c/99: was not stored by the run"]
+    compute(whole.parent, run, repair=True)
+    assert_same_bytes(run, whole)
+
+
+def test_damaged_chunk_is_an_error_that_names_it_when_read(run: Path) -> None:
+    flip(run / "rows/url/c/0")
+    (run / "neighbors/indices/c/1/0").unlink()
+    flip(run / "neighbors/similarities/c/2/0")
+    opened = open_run(str(run))
+    with pytest.raises(DamageError, match=r"neighbors/similarities, rows 128-191 is damaged.*--repair"):
+        opened.scores().compute()
+    flip(run / "neighbors/similarities/c/2/0")
+    with pytest.raises(DamageError, match=r"rows/url, rows 0-63 is damaged.*--repair"):
+        opened.top(1000)
+    with pytest.raises(DamageError, match=r"neighbors/indices/c/1/0 is missing.*--repair"):
+        opened.neighbor_block(opened.blocks[1])
+
+
+def forge(run: Path, name: str, row: object, value: object) -> list[str]:
+    """Change stored values and all checksums with them, as a defect of the program would."""
+    store = RunStore(str(run), writable=True)
+    store.array(name)[row] = value
+    stage = "urls" if name.startswith("rows") else name.split("/")[0]
+    figures = store.figures(stage)
+    print_ = figures.pop("fingerprint")
+    del figures["checksum"]
+    finish(store, stage, print_, SerialExecutor(), **figures)
+    return verify(str(run), rows=300).problems
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "value", "problem"),
+    [
+        ("rows/count", 7, 5, "lines read: the run says 302, but 30"),
+        ("rows/count", 7, 0, "row block 0: a row was never seen"),
+        ("rows/url", 7, "https://zz.example/", "row block 0: rows are not distinct and in SURT order"),
+        ("rows/url", 7, "HTTPS://zz.example", "row block 0: holds a URL that is not canonical"),
+        ("rows/first_seen", 7, 10**6, "row block 0: a row was first seen outside the input"),
+        ("neighbors/indices", (7, 0), 7, "row block 0: a row is its own neighbour"),
+        ("neighbors/indices", (7, 0), 10**6, "row block 0: a neighbour is no row of the run"),
+        ("neighbors/similarities", (7, 0), 2.0, "row block 0: a similarity is not between 0 and 1"),
+        ("neighbors/similarities", (7, 4), 1.0, "row block 0: similarities do not descend"),
+        ("neighbors/indices", (7, 1), -1, "row block 0: an empty slot has a similarity"),
+        ("idf/document_frequency", 3, 10**4, "idf/document_frequency: is not the sum"),
+        ("features/000000/data", 3, 99, "row 0: stored features are not those of its URL"),
+    ],
+)
+def test_wrong_values_with_right_checksums_are_found(
+    name: str, row: object, value: object, problem: str, run: Path
+) -> None:
+    assert [found for found in forge(run, name, row, value) if found.startswith(problem)]
+
+
+def test_wrong_neighbors_are_found_by_brute_force(run: Path) -> None:
+    indices = np.asarray(RunStore(str(run)).array("neighbors/indices")[...])
+    other = next(row for row in range(len(indices)) if row not in {70, *indices[70]})
+    assert "row 70: a stored similarity is not that of the two rows" in forge(
+        run, "neighbors/indices", (70, 0), other
+    )
+
+
+def test_missing_neighbor_is_found_by_brute_force(run: Path) -> None:
+    for name in ("indices", "similarities"):
+        values = np.asarray(RunStore(str(run)).array(f"neighbors/{name}")[70])
+        fill = -1 if name == "indices" else -np.inf
+        problems = forge(run, f"neighbors/{name}", 70, [*values[1:], fill])
+    assert "row 70: a neighbour is missing" in problems
+
+
+def test_other_header_is_found(run: Path) -> None:
+    head = (run / "zarr.json").read_text()
+    assert '"n_neighbors": 5' in head
+    (run / "zarr.json").write_text(head.replace('"n_neighbors": 5', '"n_neighbors": 4'))
+    assert any("stages/neighbors: was made with other settings" in p for p in verify(str(run)).problems)
+
+
+def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(200)))
+    out = tmp_path / "run.zarr"
+    again = ("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--block-rows", 50)
+    assert cli(*again).returncode == 0
+    good = cli("verify", out, "--json")
+    assert good.returncode == 0, good.stderr
+    assert Audit(**json.loads(good.stdout)).problems == []
+    flip(out / "features/000001/data/c/0")
+    bad = cli("verify", out)
+    assert bad.returncode == 1
+    assert bad.stdout == "features/000001/data/c/0: differs from its checksum\n"
+    assert "1 problems" in cli("info", out).stdout
+    mended = cli(*again, "--repair")
+    assert mended.returncode == 0, mended.stderr
+    assert "damaged: features/000001/data/c/0" in mended.stderr
+    assert cli("verify", out).returncode == 0
