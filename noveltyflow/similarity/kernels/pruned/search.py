@@ -19,11 +19,11 @@ from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
 """Multiply-adds before the best sums are settled for the first time; then each time four times as many."""
-SHARES = (0.85, 0.7, 0.55, 0.4, 0.3)
+SHARES = (0.85, 0.65, 0.45, 0.3)
 """Shares of the threshold that may be skipped, tried one after the other as long as it pays."""
 _NO_LIMIT = 1 << 60
-_GROUP_COST = 0.27
-"""Saving that one more walk promises for each place of a record, in multiply-adds: as measured, about 0.6 for
+_GROUP_COST = 0.5
+"""Saving that one more walk promises for each place of a record, in multiply-adds: as measured, about 1.1 for
 the place, and 45 % of the groups."""
 _WALK_COST = 0.35
 """Multiply-adds that the next walk is expected to add to each of those done; and 200 for going there at all."""
@@ -93,7 +93,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
             found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
         places = found * (index.record_codes.size // max(1, index.record_starts.size - 1))
         spent = scratch.work[0] - begun
-        if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.85 * before:
+        if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
             break
         before = found
         skip = min(skip, share * max(0.0, np.float64(query.similarities[-1])))
