@@ -60,11 +60,18 @@ def _refusal(path: str, holder: dict[str, Any], remedy: str) -> StoreError:
     return StoreError(f"{path}: {who} is writing this run; {remedy}")
 
 
+def _cannot_be_made(path: Path, error: OSError) -> StoreError:
+    return StoreError(f"{path}: cannot be made: {error.strerror}; --out needs a writable folder")
+
+
 @contextmanager
 def _flocked(path: Path) -> Iterator[None]:
     name = path.with_name(f".{path.name}.lock")
     made = [folder for folder in name.parents if not folder.exists()]
-    name.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        name.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _cannot_be_made(path, error) from error
     descriptor = _lock_file(path, name)
     try:
         os.truncate(descriptor, 0)
@@ -84,9 +91,7 @@ def _lock_file(path: Path, name: Path) -> int:
         try:
             descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         except OSError as error:
-            raise StoreError(
-                f"{name}: cannot be made: {error.strerror}; --out needs a writable folder"
-            ) from error
+            raise _cannot_be_made(path, error) from error
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
