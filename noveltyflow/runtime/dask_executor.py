@@ -11,7 +11,7 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from distributed import Client, Future, KilledWorker, as_completed
+from distributed import Client, CommClosedError, Future, KilledWorker, as_completed
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
@@ -153,6 +153,13 @@ def _device_memory() -> int | None:
     return kernel.device_memory() if isinstance(kernel, DeviceKernel) else None
 
 
+def _dropped(name: str) -> TaskError:
+    return TaskError(
+        f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
+        "give the same command again"
+    )
+
+
 def outcome(future: Future, name: str) -> Any:
     """Result of a task that has ended; one that lost too many workers is a `TaskError` with the remedy."""
     try:
@@ -165,13 +172,13 @@ def outcome(future: Future, name: str) -> Any:
     except MemoryError as error:
         raise TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}") from error
     except CancelledError as error:
-        raise TaskError(
-            f"the scheduler is gone, or has dropped task {name!r}; what was finished is kept. Start a scheduler, and "
-            "give the same command again"
-        ) from error
+        raise _dropped(name) from error
     except NoveltyflowError:
         raise
     except Exception as error:
+        if isinstance(error, CommClosedError) and future.status != "error":
+            # Not the task's own error: the connection broke while its result was fetched.
+            raise _dropped(name) from error
         remedy = FREE_SPACE if is_disk_full(error) else _GO_ON
         raise TaskError(f"task {name!r} failed: {type(error).__name__}: {error}; {remedy}") from error
     finally:

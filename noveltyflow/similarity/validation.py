@@ -27,9 +27,13 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
         raise ValueError(f"{name} must be a scipy sparse matrix or array, not {type(matrix).__name__}")
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, not {matrix.ndim}")
+    if matrix.shape[1] > np.iinfo(np.int32).max:
+        raise ValueError(
+            f"{name} has {matrix.shape[1]:,} columns; at most {np.iinfo(np.int32).max:,} can be numbered"
+        )
     rows = csr_matrix(matrix, dtype=np.float32)
     if not rows.has_canonical_format or not rows.data.all():
-        rows = rows.copy() if np.shares_memory(rows.data, matrix.data) else rows
+        rows = rows.copy()  # their columns may be the caller's, whatever became of the weights
         rows.sum_duplicates()
         rows.eliminate_zeros()
     rows.indices = rows.indices.astype(np.int32, copy=False)

@@ -128,3 +128,21 @@ def test_equals_scipy_on_more_rows_than_a_slab():
 
     rows = np.arange(0, 500, 7)
     assert_neighbors_equal((found.indices[rows], found.similarities[rows]), brute_force_rows(X, rows, 10))
+
+
+def test_a_matrix_in_need_of_sorting_is_left_as_it_was():
+    X = sp.csr_matrix((np.array([0.6, 0.8]), np.array([1, 0]), np.array([0, 2])), shape=(1, 2))
+    cosine_kneighbors(X)
+    assert X.indices.tolist() == [1, 0]
+    assert X.data.tolist() == [0.6, 0.8]
+
+
+def test_more_columns_than_can_be_numbered_are_refused():
+    with pytest.raises(ValueError, match="columns"):
+        cosine_kneighbors(sp.coo_matrix(([1.0], ([0], [5])), shape=(1, 2**31)))
+
+
+def test_products_that_vanish_are_still_shared():
+    X = unit_rows(np.array([[-1e-30, 1.0, 0.0]]))
+    Y = unit_rows(np.array([[1e-30, 0.0, 1.0]]))
+    assert_identical(cosine_kneighbors(X, 1, Y=Y), naive_kneighbors(X, 1, Y))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -11,12 +13,15 @@ from hypothesis import strategies as st
 from noveltyflow.config import FeatureSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
 from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex, index_bytes
 from noveltyflow.similarity.neighbors import search
+from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
 from noveltyflow.testing.matrices import SHAPES, unit_rows
+from noveltyflow.testing.naive import naive_kneighbors
 
 WORDS = ("news", "about", "article", "item", "page", "report", "data", "index", "archive", "users")
 NON_NEGATIVE = sorted(set(SHAPES) - {"signed"})
@@ -162,9 +167,13 @@ def test_an_index_has_no_more_rows_than_it_can_number():
 
 @pytest.mark.parametrize("shape", sorted(HARD))
 def test_memory_is_as_projected(shape):
-    X = HARD[shape](2_000)
-    distinct = Distinct.of(X)
-    assert GroupIndex.of(X, distinct).nbytes <= index_bytes(X.shape[0], X.nnz, X.shape[1])
+    X, kernel = HARD[shape](2_000), CpuKernel()
+    kernel.prepare(X[:10])
+    tracemalloc.start()
+    kernel.prepare(X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= index_bytes(X.shape[0], X.nnz, X.shape[1]) + cpu.ROW_BYTES * X.shape[0]
 
 
 def test_weights_of_the_longest_row_stay_bounds():
@@ -176,3 +185,57 @@ def test_weights_of_the_longest_row_stay_bounds():
     stacked = sp.vstack([dense, long]).tocsr()
     norms = np.sqrt(stacked.multiply(stacked).sum(axis=1)).A1
     assert_equals_exhaustive(as_unit_rows(sp.diags(1 / norms) @ stacked, "X"), 10)
+
+
+def colliding(query, row):
+    """A query of columns 0 to `query`, and a row whose other columns all have the query's record codes.
+
+    So many equal codes would overflow 32 bits if they were summed at once. The row is the nearest all the same,
+    by the last column alone.
+    """
+    features, last = 1 << 20, (1 << 20) - 1
+    alike = np.sort((np.arange(query)[None, :] + 65536 * np.arange(1, 16)[:, None]).ravel())[:row]
+    rest = np.setdiff1d(np.arange(query, last - 1), alike)
+    rows = [0, 0, *[1] * (row + 1), *range(2, query + 2), *[query + 2] * rest.size]
+    columns = np.concatenate([[last - 1, last], alike, [last], np.arange(query), rest])
+    fill = [np.full(row, (0.75 / row) ** 0.5), [0.5], np.ones(query), np.full(rest.size, rest.size**-0.5)]
+    weights = np.concatenate([[0.84**0.5, 0.4], *fill]).astype(np.float32)
+    own = np.append(np.full(query, (0.75 / query) ** 0.5), 0.5).astype(np.float32)
+    X = sp.csr_matrix((own, (np.zeros(query + 1, int), np.append(np.arange(query), last))), (1, features))
+    return X, sp.csr_matrix((weights, (rows, columns)), (query + 3, features))
+
+
+@pytest.mark.parametrize("row", [6_000, 6_210, 6_221, 6_230, 6_290])
+def test_columns_that_share_a_code_only_add(row):
+    X, Y = (as_unit_rows(part, "X") for part in colliding(420, row))
+    found, _ = search(X, Y, 1, CpuKernel(), exclude_self=False)
+    assert found.indices.tolist() == [[1]]
+
+
+def test_similarities_beyond_the_precision_of_float32_still_tie():
+    X = as_unit_rows(sp.csr_matrix(np.array([[1, 1e-45, 0]], np.float32)), "X")
+    Y = as_unit_rows(sp.csr_matrix(np.array([[0, 0.6, 0.8], [0, 1, 0]], np.float32)), "Y")
+    kernel, best = CpuKernel(), TopK.empty(1, 1)
+    for row in (1, 0):
+        tile = kernel.prepare(Y[row : row + 1])
+        best, _ = kernel.compute(X, tile, best, queries_start=0, candidates_start=row, exclude_self=False)
+    assert best.indices.tolist() == naive_kneighbors(X, 1, Y)[0].tolist() == [[0]]
+
+
+def test_a_very_long_query_is_computed_exhaustively(monkeypatch):
+    monkeypatch.setattr(cpu, "LONGEST_QUERY", 3)
+    X = HARD["numbered"](50)
+    _, stats = search(X, X, 5, CpuKernel())
+    assert stats.multiply_adds == sum(np.bincount(X.indices).astype(int) ** 2)
+
+
+def test_blocks_of_other_features_are_refused():
+    kernel = CpuKernel()
+    with pytest.raises(ValueError, match="queries have 5 features, candidates 4"):
+        kernel.compute(
+            sp.csr_matrix((1, 5), dtype=np.float32),
+            kernel.prepare(sp.csr_matrix((1, 4), dtype=np.float32)),
+            TopK.empty(1, 1),
+            queries_start=0,
+            candidates_start=0,
+        )

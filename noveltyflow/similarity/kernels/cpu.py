@@ -10,13 +10,15 @@ from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileS
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, index_bytes
-from noveltyflow.similarity.kernels.pruned.query import scratch_bytes
+from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
 SLAB_ROWS = 1 << 14
 """Candidates of the exhaustive path accumulated at a time: 9 bytes each, which fit a core's second-level cache."""
+ROW_BYTES = 80
+"""What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
 
 
@@ -40,6 +42,7 @@ class CpuPrepared:
 
     block: CsrMatrix
     parts: tuple[IndexedPart, ...] | None
+    lists: PostingLists | None = None
 
     @property
     def n_rows(self) -> int:
@@ -50,7 +53,8 @@ class CpuPrepared:
     def nbytes(self) -> int:
         """Bytes of the block and of its index."""
         block = self.block.data.nbytes + self.block.indices.nbytes + self.block.indptr.nbytes
-        return int(block + sum(part.nbytes for part in self.parts or ()))
+        lists = self.lists.nbytes if self.lists is not None else 0
+        return int(block + lists + sum(part.nbytes for part in self.parts or ()))
 
 
 @dataclass(frozen=True)
@@ -80,14 +84,19 @@ class CpuKernel:
         """Return the bytes of the index, of one thread's arrays and of the result."""
         longest_row = min(queries.nonzeros, queries.features)
         longest_record = min(candidates.nonzeros, candidates.features)
-        index = index_bytes(candidates.rows, candidates.nonzeros, candidates.features) + 40 * candidates.rows
+        more_parts = -(-candidates.rows // self.part_rows) - 1
+        index = (
+            index_bytes(candidates.rows, candidates.nonzeros, candidates.features)
+            + ROW_BYTES * candidates.rows
+        )
+        index += more_parts * (4 * candidates.features + 12 * min(candidates.features, candidates.nonzeros))
         scratch = scratch_bytes(longest_row, candidates.rows // 8 + 1, longest_record) + 13 * self.slab_rows
         return index + scratch + (12 * n_neighbors + 8) * queries.rows
 
     def prepare(self, block: CsrMatrix) -> CpuPrepared:
         """Index `block`."""
         if block.nnz and block.data.min() < 0:
-            return CpuPrepared(block, None)
+            return CpuPrepared(block, None, PostingLists.of(block))
         parts = []
         for part in split_rows(block.shape[0], self.part_rows):
             rows = rows_of(block, part)
@@ -108,9 +117,13 @@ class CpuKernel:
         """Merge the tile's neighbours into `best`; see `TileKernel.compute`."""
         if not isinstance(candidates, CpuPrepared):
             raise TypeError(f"a block prepared by the cpu kernel is needed, not {type(candidates).__name__}")
+        if queries.shape[1] != candidates.block.shape[1]:
+            raise ValueError(
+                f"queries have {queries.shape[1]} features, candidates {candidates.block.shape[1]}"
+            )
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
-        if candidates.parts is None or (queries.nnz and queries.data.min() < 0):
+        if candidates.parts is None or not _can_be_bounded(queries):
             work = self._exhaustive(queries, candidates, found, candidates_start, own_offset)
         else:
             work = [0, 0, 0]
@@ -124,7 +137,7 @@ class CpuKernel:
     ) -> list[int]:
         from noveltyflow.similarity.kernels.exhaustive import score_all
 
-        lists = PostingLists.of(candidates.block)
+        lists = candidates.lists or PostingLists.of(candidates.block)
         multiply_adds, pairs = score_all(
             queries.indptr.astype(np.int64),
             queries.indices,
@@ -140,6 +153,13 @@ class CpuKernel:
             self.slab_rows,
         )
         return [multiply_adds, pairs, pairs]
+
+
+def _can_be_bounded(queries: CsrMatrix) -> bool:
+    """Whether sums over the queries' weights are upper bounds that fit their accumulators."""
+    if queries.nnz == 0:
+        return True
+    return bool(queries.data.min() >= 0 and np.diff(queries.indptr).max() <= LONGEST_QUERY)
 
 
 def _search_part(

@@ -76,7 +76,7 @@ def _keep_best(
         similarity = np.float32(accumulators[place])
         if similarity < similarities[-1] or place == own_place:
             continue
-        if similarity == 0.0 and np.signbit(accumulators[place]):
+        if accumulators[place] == 0.0 and np.signbit(accumulators[place]):
             continue
         kept += 1
         insert_neighbor(similarities, neighbors, similarity, first_row + place)

@@ -70,9 +70,8 @@ class GroupIndex(NamedTuple):
                 f"a block of {block.shape[0]:,} rows cannot be indexed; at most {MOST_ROWS:,} can"
             )
         lists = PostingLists.of(block, distinct.first)
-        frequency = np.diff(lists.indptr)
-        used = np.flatnonzero(frequency)
-        ranked = used[np.argsort(frequency[used], kind="stable")]
+        used = np.flatnonzero(lists.indptr[1:] != lists.indptr[:-1])
+        ranked = used[np.argsort(lists.indptr[used + 1] - lists.indptr[used], kind="stable")]
         rank = np.full(block.shape[1], -1, np.int32)
         rank[ranked] = np.arange(ranked.size, dtype=np.int32)
         indptr = block.indptr.astype(np.int64)

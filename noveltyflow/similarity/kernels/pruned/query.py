@@ -11,7 +11,14 @@ from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, Gr
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 UNIT = 2.0**28
-"""Accumulated similarity 1; a group's sum stays below 4, and so below 2**30."""
+"""Accumulated similarity 1.
+
+The sum of a group is at most 2.84 for the largest weights of eight rows of norm 1.001, as much again for
+rounding weights up to eight bits, and 1 for rounding up those of a query of `LONGEST_QUERY` columns: below 8,
+and so below 2**31.
+"""
+LONGEST_QUERY = 1 << 20
+"""Columns of a query row beyond which its rounded weights could make sums too large."""
 TABLE_UNIT = 64_000.0
 """Product 1 of a query weight and the largest weight of its column, in the table; norms are at most 1.002."""
 SLOTS = 1 << 16

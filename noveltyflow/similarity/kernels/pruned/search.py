@@ -22,6 +22,7 @@ FIRST_BUDGET = 1_000
 SHARES = (0.85, 0.65, 0.45, 0.3)
 """Shares of the threshold that may be skipped, tried one after the other as long as it pays."""
 _NO_LIMIT = 1 << 60
+_LEAST_SIMILARITY = 1e-30
 _GROUP_COST = 0.5
 """Saving that one more walk promises for each place of a record, in multiply-adds: as measured, about 1.1 for
 the place, and 45 % of the groups."""
@@ -96,7 +97,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
         if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
             break
         before = found
-        skip = min(skip, share * max(0.0, np.float64(query.similarities[-1])))
+        skip = min(skip, _skippable(share, query.similarities[-1]))
         walk(index, scratch, 0, known, skip, _NO_LIMIT)
         found = collect(scratch, threshold(query.similarities[-1], skip))
     settle_best(index, members, query, found, skip, scratch)
@@ -104,11 +105,17 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
 
 
 @numba.njit(nogil=True, cache=True)
+def _skippable(share: float, similarity: float) -> float:
+    """What may be skipped: a share of the k-th similarity, or nothing where float32 has no relative precision."""
+    return share * np.float64(similarity) if similarity > _LEAST_SIMILARITY else 0.0
+
+
+@numba.njit(nogil=True, cache=True)
 def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch: Scratch) -> float:
     """Walk all lists, and raise the threshold on the way; returns what may have been skipped."""
     step, budget = 0, FIRST_BUDGET
     while True:
-        skip = SHARES[0] * max(0.0, np.float64(query.similarities[-1]))
+        skip = _skippable(SHARES[0], query.similarities[-1])
         step = walk(index, scratch, step, known, skip, budget)
         if step >= known:
             return skip

@@ -13,8 +13,10 @@ from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch, slot_of
 from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
 
-DONE = np.int32(-(1 << 30))
-"""Added to the accumulator of a group whose members are settled; no later sum brings it back above zero."""
+SETTLED = np.int32(-(1 << 31))
+"""Accumulator of a group whose members are settled; what is added later stays below 2**31 (see `LONGEST_QUERY`)."""
+_HITS_AT_ONCE = 256
+"""Products of a 16-bit factor and an 8-bit weight whose sum fits 32 bits, whatever they are."""
 MUCH_LONGER = 32
 """How many times as long as a query a record or row is when looking for each column of the query is cheaper."""
 _UNKNOWN = 1 << 62
@@ -71,7 +73,7 @@ def settle(
     for group in groups:
         if sums[group] < threshold(similarities[-1], skipped):
             continue
-        sums[group] += DONE
+        sums[group] = SETTLED
         scratch.work[1] += 1
         record = slice(starts[group], starts[group + 1])
         if starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
@@ -122,24 +124,26 @@ def _bound_members(
     """Upper bounds of the similarities to all members.
 
     Columns that share a code can only add to a bound. Two members at a time: their weights stand in the two
-    halves of 64 bits, and neither product nor sum grows out of 32 bits.
+    halves of 64 bits, and as many products are summed as cannot grow out of 32 bits.
     """
     found = 0
     for place in range(codes.size):
         hits[found] = place
         found += int(table[codes[place]] != 0)
-    a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
-    for hit in range(found):
-        place = hits[hit]
-        factor = np.uint64(table[codes[place]])
-        lanes = weights[place]
-        a += (lanes & _PAIR) * factor
-        b += ((lanes >> np.uint64(8)) & _PAIR) * factor
-        c += ((lanes >> np.uint64(16)) & _PAIR) * factor
-        d += ((lanes >> np.uint64(24)) & _PAIR) * factor
-    for lane, pair in enumerate((a, b, c, d)):
-        bounds[lane] = np.int64(pair & _LOW)
-        bounds[lane + 4] = np.int64(pair >> np.uint64(32))
+    bounds[:] = 0
+    for start in range(0, found, _HITS_AT_ONCE):
+        a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+        for hit in range(start, min(start + _HITS_AT_ONCE, found)):
+            place = hits[hit]
+            factor = np.uint64(table[codes[place]])
+            lanes = weights[place]
+            a += (lanes & _PAIR) * factor
+            b += ((lanes >> np.uint64(8)) & _PAIR) * factor
+            c += ((lanes >> np.uint64(16)) & _PAIR) * factor
+            d += ((lanes >> np.uint64(24)) & _PAIR) * factor
+        for lane, pair in enumerate((a, b, c, d)):
+            bounds[lane] += np.int64(pair & _LOW)
+            bounds[lane + 4] += np.int64(pair >> np.uint64(32))
 
 
 @numba.njit(nogil=True, cache=True)
