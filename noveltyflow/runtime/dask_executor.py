@@ -11,7 +11,8 @@ from typing import Any
 from uuid import uuid4
 
 import dask
-from distributed import Client, CommClosedError, Future, KilledWorker, as_completed
+from distributed import Client, Future, KilledWorker, as_completed
+from distributed.comm import CommClosedError
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
