@@ -169,10 +169,14 @@ def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
             command(**options)
             sys.stdout.flush()
         except BrokenPipeError:
-            # The interpreter flushes what is left in the buffer when it ends; nobody is there to take it.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _write_to_nobody()
 
     return run
+
+
+def _write_to_nobody() -> None:
+    """The interpreter flushes what is left in the buffer when it ends; nobody is there to take it."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @cli.command()
@@ -325,7 +329,6 @@ def _audited(audit: dict[str, Any] | None) -> str:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Show nothing but what is wrong.")
 @_log_level
-@_for_readers
 def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     """Audit RUN: checksums of every file, counts that add up, rows computed again by brute force.
 
@@ -339,11 +342,16 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
         reporter.start("verify", total, "rows")
         audit = audit_run(path, rows=rows, progress=reporter.advance)
         reporter.finish("done")
-    if as_json:
-        _echo_json(dataclasses.asdict(audit))
-    else:
-        for problem in audit.problems:
-            click.echo(printable(problem))
+    try:
+        if as_json:
+            _echo_json(dataclasses.asdict(audit))
+        else:
+            for problem in audit.problems:
+                click.echo(printable(problem))
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # A reader that has seen enough changes nothing about what was found.
+        _write_to_nobody()
     if not quiet:
         click.echo(_audited(dataclasses.asdict(audit)), err=True)
     if audit.problems:

@@ -56,7 +56,7 @@ def load_workflow(path: Path, overrides: Mapping[str, Any] | None = None) -> Wor
         values = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: a workflow is a mapping with the keys {_names(Workflow)}")

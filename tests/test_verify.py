@@ -6,6 +6,7 @@ import filecmp
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -245,3 +246,21 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr
     assert cli("verify", out).returncode == 0
+
+
+def test_damage_is_told_by_the_status_when_nobody_reads(run: Path) -> None:
+    flip(next((run / "rows" / "count").rglob("c/*")))
+    command = (
+        f'"{sys.executable}" -m noveltyflow verify "{run}" --quiet --rows 1 | true; exit ${{PIPESTATUS[0]}}'
+    )
+    assert subprocess.run(["bash", "-c", command], capture_output=True, check=False).returncode == 1
+
+
+def test_a_run_made_anew_behind_a_link_leaves_the_link(run: Path, whole: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link.zarr"
+    link.symlink_to(run)
+    inputs = [str(whole.parent / "urls.txt")]
+    plan = plan_run(inputs, str(link), SETTINGS, overwrite=True)
+    execute(plan, SerialExecutor(), Silent(), block_rows=64, backend="cpu")
+    assert link.is_symlink()
+    assert content(run) == content(whole)

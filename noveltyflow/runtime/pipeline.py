@@ -97,7 +97,9 @@ def plan_run(
         When `out` holds something else, or a run of other inputs or settings; the text says what changed.
     """
     # The processes of a cluster that is already there may stand in other folders than this one.
-    out = out if "://" in out else str(Path(out).absolute())
+    if "://" not in out:
+        # A link to a run folder stays, also when what it points to is made anew.
+        out = str(Path(out).resolve() if Path(out).is_symlink() else Path(out).absolute())
     store = RunStore(out, writable=True)
     spool = _spool_folder(out) if "-" in inputs else None
     try:

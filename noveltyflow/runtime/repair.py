@@ -47,7 +47,7 @@ def repair_run(plan: PlannedRun, executor: Executor, reporter: Reporter, backend
             _start_again_at(plan, stage)
             return
     if not plan.unfinished:
-        reporter.note(f"{plan.store.path}: every file is as it was stored")
+        reporter.note(f"{plan.store.path}: now every file is as it was stored")
 
 
 def _start_again_at(plan: PlannedRun, stage: str) -> None:

@@ -39,7 +39,8 @@ def locked(path: str) -> Iterator[None]:
     StoreError
         Naming the process that writes the run.
     """
-    with _flocked(Path(path)) if is_local(path) else _marked(path):
+    # One folder has one lock, by whatever links it is reached.
+    with _flocked(Path(path).resolve()) if is_local(path) else _marked(path):
         yield
 
 
@@ -66,6 +67,8 @@ def _cannot_be_made(path: Path, error: OSError) -> StoreError:
 
 @contextmanager
 def _flocked(path: Path) -> Iterator[None]:
+    if not path.name:
+        raise StoreError(f"{path}: no run can be made here; --out needs a folder of its own")
     name = path.with_name(f".{path.name}.lock")
     made = [folder for folder in name.parents if not folder.exists()]
     try:

@@ -86,11 +86,11 @@ class RunStore:
             group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
         except json.JSONDecodeError as error:
             raise DamageError(
-                f"{self.path}: zarr.json is damaged; make the run anew with --overwrite"
+                f"{self.path}: zarr.json is damaged; remove the folder, and make the run anew"
             ) from error
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
-                f"{self.path}: no run here; make one with: noveltyflow run INPUT --out"
+                f"{self.path}: no run here; make one with: noveltyflow run INPUT --out {self.path}"
             ) from error
         header = group.attrs.asdict().get(_HEADER)
         if not isinstance(header, dict):

@@ -99,3 +99,11 @@ def test_a_bad_file_is_refused_with_its_name(text: str, place: str, tmp_path: Pa
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     assert "nothing.yaml" in refusal(tmp_path / "nothing.yaml")[0]
+
+
+@pytest.mark.parametrize("text", ["out: 2024-99-99\n", "[" * 1_200])
+def test_what_no_yaml_reader_can_take_is_refused(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "w.yaml"
+    path.write_text(text)
+    with pytest.raises(SettingsError, match="not valid YAML"):
+        load_workflow(path)

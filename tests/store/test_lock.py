@@ -109,3 +109,16 @@ def test_object_store_lock_is_broken_only_where_its_holder_is_seen_dead(
         return
     with pytest.raises(StoreError, match=f"process {dead.pid} on elsewhere"), locked(address):
         pass
+
+
+def test_one_folder_has_one_lock_by_whatever_link(tmp_path: Path) -> None:
+    (tmp_path / "run.zarr").mkdir()
+    (tmp_path / "link.zarr").symlink_to(tmp_path / "run.zarr")
+    refused = pytest.raises(StoreError, match="is writing this run")
+    with holder(str(tmp_path / "run.zarr")), refused, locked(str(tmp_path / "link.zarr")):
+        pass
+
+
+def test_the_root_is_no_place_for_a_run() -> None:
+    with pytest.raises(StoreError, match="folder of its own"), locked("/"):
+        pass
