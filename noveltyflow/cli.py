@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic.fields import FieldInfo
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
+from noveltyflow.interrupts import Interrupts
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
@@ -121,13 +121,13 @@ def run(
     TSV, JSON lines or Parquet, plain or compressed. A single INPUT that ends in .yaml is a workflow file; options
     then override what it says.
     """
-    from noveltyflow.runtime.submit import run_workflow
-    from noveltyflow.terminal import TerminalReporter
-
-    workflow = _workflow(inputs, out, options)
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    interrupts = Interrupts()
     try:
-        with TerminalReporter(quiet=quiet) as reporter:
+        from noveltyflow.runtime.submit import run_workflow
+        from noveltyflow.terminal import TerminalReporter
+
+        workflow = _workflow(inputs, out, options)
+        with TerminalReporter(quiet=quiet, pulse=interrupts.raise_lost) as reporter:
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -49,9 +50,12 @@ class TerminalReporter:
     ----------
     quiet
         Show nothing at all.
+    pulse
+        Called with every step of progress; what it raises ends the work.
     """
 
-    def __init__(self, *, quiet: bool = False) -> None:
+    def __init__(self, *, quiet: bool = False, pulse: Callable[[], None] | None = None) -> None:
+        self._pulse = pulse
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._progress = Progress(
             TextColumn("{task.description:<18}"),
@@ -79,6 +83,8 @@ class TerminalReporter:
 
     def advance(self, amount: int) -> None:
         """Move the bar of the current stage."""
+        if self._pulse is not None:
+            self._pulse()
         self._progress.advance(self._task, amount)
 
     def finish(self, message: str) -> None:

@@ -51,13 +51,16 @@ def load_workflow(path: Path, overrides: Mapping[str, Any] | None = None) -> Wor
         Naming the file, the line, what is wrong there, and for an unknown key the nearest right one.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-        tree = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        tree = loader.get_single_node()
+        values = None if tree is None else loader.construct_document(tree)
     except (OSError, UnicodeDecodeError) as error:
         raise SettingsError(f"{path}: cannot be read: {error}") from error
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise SettingsError(f"{path}: not valid YAML: {error}") from error
+    if (twice := _given_twice(tree)) is not None:
+        line = twice.start_mark.line + 1
+        raise SettingsError(f"{path}:{line}: {twice.value}: is given twice; keep one of them")
     if not isinstance(values, dict):
         raise SettingsError(f"{path}: a workflow is a mapping with the keys {_names(Workflow)}")
     given = overrides or {}
@@ -146,6 +149,21 @@ def _known(section: list[str]) -> list[str]:
 
 def _names(model: type[BaseModel]) -> str:
     return ", ".join(model.model_fields)
+
+
+def _given_twice(tree: yaml.Node | None) -> yaml.Node | None:
+    """The second of two equal keys, of which YAML would take the last without a word."""
+    nodes, seen = [tree], {id(tree)}
+    for node in nodes:
+        keys: set[str] = set()
+        for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+            if str(key.value) in keys:
+                return key  # type: ignore[no-any-return]
+            keys.add(str(key.value))
+            if id(value) not in seen:  # an alias may stand for what holds it
+                seen.add(id(value))
+                nodes.append(value)
+    return None
 
 
 def _line(tree: yaml.Node | None, location: Location) -> int:

@@ -19,10 +19,16 @@ LAYERS = [
     {"store"},
     {"runtime", "run"},
     {"export", "verify", "dashboard"},
-    {"terminal", "cli", "__main__"},
+    {"interrupts", "terminal", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-SAME_LEVEL_ALLOWED = {("cli", "terminal"), ("__main__", "cli"), ("types", "errors"), ("config", "errors")}
+SAME_LEVEL_ALLOWED = {
+    ("cli", "interrupts"),
+    ("cli", "terminal"),
+    ("__main__", "cli"),
+    ("types", "errors"),
+    ("config", "errors"),
+}
 FREE = {"testing", "__init__"}
 HEAVY = {"dask", "distributed", "numba", "cupy", "bokeh", "zarr", "pandas", "sklearn", "scipy", "numpy"}
 

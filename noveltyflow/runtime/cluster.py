@@ -7,11 +7,12 @@ import os
 import signal
 import socket
 import sys
-import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib.resources import files
+from multiprocessing import resource_tracker
 from typing import Any
 
 import dask
@@ -19,7 +20,6 @@ import psutil
 import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
-from distributed.utils import silence_logging_cmgr
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
@@ -65,54 +65,13 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
         When the scheduler cannot be reached, runs other versions, has no workers, or none that can compute tiles
         with the backend asked for; when that is `gpu` and this machine, where no scheduler was named, has no GPU.
     """
-    with dask.config.set(DASK_CONFIG), _quiet_dask():
+    with dask.config.set(DASK_CONFIG):
         if settings.scheduler is None:
-            with _deaf_to_interrupts():
-                cluster = _local_cluster(settings)
-            with _ended(cluster), Client(cluster) as client:
+            with _local_cluster(settings) as cluster, Client(cluster) as client:
                 yield client
         else:
             with _existing(settings, settings.scheduler) as client:
                 yield client
-
-
-def _dask_log_level() -> int:
-    """What of Dask's log is shown: every failure also ends in an error of ours, which says what to do."""
-    return logging.INFO if log.isEnabledFor(logging.DEBUG) else logging.CRITICAL
-
-
-@contextmanager
-def _quiet_dask() -> Iterator[None]:
-    with ExitStack() as stack:
-        # Dask's client logs through a handler of its own.
-        for name in ("distributed", "distributed.client"):
-            stack.enter_context(silence_logging_cmgr(_dask_log_level(), root=name))
-        yield
-
-
-@contextmanager
-def _deaf_to_interrupts() -> Iterator[None]:
-    """Let processes started meanwhile ignore Ctrl-C, which a terminal sends to them too; this one ends them."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-@contextmanager
-def _ended(cluster: Any) -> Iterator[None]:
-    """End a cluster, where Dask can wait for ever for a worker lost just before; processes end with this one."""
-    try:
-        yield
-    finally:
-        try:
-            cluster.close(timeout=_CLOSE_SECONDS)
-        except TimeoutError:
-            log.info("a worker was lost just before the end, and is not waited for")
 
 
 @contextmanager
@@ -194,7 +153,36 @@ def _gpu_is_usable() -> bool:
     return KERNELS["gpu"]().is_usable()
 
 
-def _local_cluster(settings: ClusterSettings) -> Any:
+@contextmanager
+def _local_cluster(settings: ClusterSettings) -> Iterator[Any]:
+    """A cluster on this machine, ended in good order also where Ctrl-C comes while it starts."""
+    with ThreadPoolExecutor(1, initializer=_deafen) as starter:
+        start = starter.submit(_started_cluster, settings)
+        try:
+            yield start.result()
+        finally:
+            if start.exception() is None:
+                _end(start.result())
+
+
+def _deafen() -> None:
+    """Let this thread, and with it all threads and processes that it starts, hear no Ctrl-C.
+
+    A terminal sends it to every process of the command; the main thread hears it, and ends the others.
+    """
+    resource_tracker.ensure_running()  # started later, it would let its thread hear again
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+
+
+def _end(cluster: Any) -> None:
+    """End a cluster, where Dask can wait for ever for a worker lost just before; processes end with this one."""
+    try:
+        cluster.close(timeout=_CLOSE_SECONDS)
+    except TimeoutError:
+        log.info("a worker was lost just before the end, and is not waited for")
+
+
+def _started_cluster(settings: ClusterSettings) -> Any:
     backend, options = _local_backend(settings)
     if backend == "cpu":
         return LocalCluster(**options)
@@ -260,7 +248,7 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "security": security(settings),
         "dashboard_address": _free_dashboard(settings.dashboard_address),
         "resources": {CPU_RESOURCE: settings.threads_per_worker},
-        "silence_logs": _dask_log_level(),
+        "silence_logs": logging.getLogger("distributed").level,
     }
 
 

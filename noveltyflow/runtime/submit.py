@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 
+import dask
+
 from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.forecast import Forecast, forecast, require_fit
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
@@ -64,6 +66,7 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
     NoveltyflowError
         `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
     """
+    _quiet_dask()
     from noveltyflow.runtime.cluster import capacity_of, choose_backends, connect, local_capacity
 
     cluster = workflow.cluster
@@ -78,12 +81,22 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
     return found
 
 
+def _quiet_dask() -> None:
+    """Let Dask log nothing where it is not in use yet, to the end of the process.
+
+    Every failure also ends in an error of ours, which says what to do, and workers that end log what no one needs.
+    """
+    level = "info" if log.isEnabledFor(logging.DEBUG) else "critical"
+    dask.config.set(logging={"distributed": level, "distributed.client": level})
+
+
 def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, repair: bool) -> None:
     if (what := plan.describe()) is not None and not repair:
         reporter.note(what)
     if not plan.unfinished and not repair:
         plan.store.scratch.remove()
         return
+    _quiet_dask()
     # Imported late, so that a plan is made, or refused, without waiting for dask.
     from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
@@ -18,6 +18,7 @@ STDIN = "-"
 
 # Left beside the data by Spark and others; without rows of their own.
 _BOOKKEEPING = {"_SUCCESS", "_metadata", "_common_metadata"}
+_ZARR_HEAD = "zarr.json"
 _MAGIC = "*?["
 
 
@@ -70,7 +71,7 @@ def _expand(item: str) -> list[InputFile]:
 
 
 def _in_directory(filesystem: FileSystem, path: str, item: str) -> list[str]:
-    files = _visible(_files_below(filesystem, path), filesystem._strip_protocol(path))
+    files = _visible(_outside_zarr(_files_below(filesystem, path)), filesystem._strip_protocol(path))
     if not files:
         raise InputError(f"{item}: a directory without files. Check the path.")
     return files
@@ -80,7 +81,7 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
     parts = PurePosixPath(filesystem._strip_protocol(path)).parts
     fixed = next(i for i, part in enumerate(parts) if any(c in part for c in _MAGIC))
     found = filesystem.glob(path)
-    files = [name for match in found for name in _files_below(filesystem, match)]
+    files = _outside_zarr([name for match in found for name in _files_below(filesystem, match)])
     if not any(part.startswith(".") for part in parts[fixed:]):
         files = _visible(files, str(PurePosixPath(*parts[:fixed])))
     if not files:
@@ -94,6 +95,12 @@ def _files_below(filesystem: FileSystem, path: str) -> list[str]:
     found = filesystem.find(path, detail=True).items()
     # A link to a directory is listed but not followed, so that links in a circle do no harm.
     return [name for name, info in found if not (info.get("islink") and filesystem.isdir(name))]
+
+
+def _outside_zarr(files: Sequence[str]) -> list[str]:
+    """Files that are not part of a Zarr folder: a run may stand, and grow, beside the data it is made from."""
+    folders = tuple(name.removesuffix(_ZARR_HEAD) for name in files if name.endswith(f"/{_ZARR_HEAD}"))
+    return [name for name in files if not name.startswith(folders)]
 
 
 def _visible(files: Iterable[str], root: str) -> list[str]:

@@ -72,8 +72,8 @@ def plan_shards(
     Parameters
     ----------
     inputs : sequence of str
-        Files, globs, directories (recursive; hidden files and links to directories are passed over), fsspec
-        addresses, or `-` for standard input.
+        Files, globs, directories (recursive; hidden files, Zarr folders and links to directories are passed
+        over), fsspec addresses, or `-` for standard input.
     settings : InputSettings
         Format, columns and the longest accepted record.
     shard_bytes : int

@@ -90,6 +90,9 @@ def test_every_mistake_is_named_where_it_was_made(tmp_path: Path) -> None:
         ("inputs: [a]\nout: x\ncluster: 3\n", ":3"),
         ("- a\n", ""),
         ("a: [\n", ""),
+        ("inputs: [a]\nout: x\nout: y\n", ":3"),
+        ("inputs: [a]\nurls:\n  fold_www: true\n  fold_www: false\n", ":4"),
+        ("inputs: [a]\nout: x\nurls: &all\n  again: *all\n", ":4"),
     ],
 )
 def test_a_bad_file_is_refused_with_its_name(text: str, place: str, tmp_path: Path) -> None:

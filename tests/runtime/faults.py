@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -53,8 +54,13 @@ def hear_interrupts() -> None:
 
 def when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until the run has come to a stage."""
+    until(lambda: any(out.glob(MOMENTS[moment])), process)
+
+
+def until(reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:
+    """Wait for something to happen while a run goes on."""
     deadline = time.monotonic() + 120
-    while not any(out.glob(MOMENTS[moment])):
+    while not reached():
         assert process.poll() is None, "the run ended before it was hit"
         assert time.monotonic() < deadline
         time.sleep(0.002)

@@ -11,7 +11,17 @@ from pathlib import Path
 
 import pytest
 from helpers import Cli
-from runtime.faults import MOMENTS, OPTIONS, kill_client, kill_group, same_bytes, start, when, workers_of
+from runtime.faults import (
+    MOMENTS,
+    OPTIONS,
+    kill_client,
+    kill_group,
+    same_bytes,
+    start,
+    until,
+    when,
+    workers_of,
+)
 
 from noveltyflow import open_run
 from noveltyflow.errors import StoreError
@@ -94,18 +104,25 @@ def test_second_command_on_one_folder_is_refused(
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    ("sign", "moment"),
+    [(signal.SIGINT, "starting"), (signal.SIGINT, "tiles"), (signal.SIGTERM, "tiles")],
+)
 def test_interrupted_run_says_how_to_go_on(
-    sign: signal.Signals, cli: Cli, urls: Path, undisturbed: Path, tmp_path: Path
+    sign: signal.Signals, moment: str, cli: Cli, urls: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
     process = start(urls, out)
-    when("tiles", out, process)
+    if moment == "starting":
+        until(lambda: bool(workers_of(process)), process)
+    else:
+        when(moment, out, process)
     # A terminal sends Ctrl-C to the whole group.
     os.killpg(process.pid, sign) if sign is signal.SIGINT else process.terminate()
     stderr = process.communicate(timeout=60)[1].decode()
     assert process.returncode == 130
     assert f"noveltyflow run {urls} --out {out}" in stderr
     assert "Traceback" not in stderr
+    assert "distributed" not in stderr
     assert cli("run", urls, "--out", out, *OPTIONS).returncode == 0
     assert same_bytes(out, undisturbed)

@@ -67,6 +67,13 @@ def test_hidden_and_bookkeeping_files_are_passed_over(tmp_path):
     assert planned(tmp_path / "**" / "*.txt") == [str(tmp_path / "a.txt")]
 
 
+def test_a_run_beside_its_data_is_no_input(tmp_path):
+    tree(tmp_path, "a.txt", "b/run.zarr/zarr.json", "b/run.zarr/rows/url/c/0", "b/run.zarr.txt")
+    expected = [str(tmp_path / name) for name in ("a.txt", "b/run.zarr.txt")]
+    assert planned(tmp_path) == planned(tmp_path / "*") == planned(tmp_path / "**") == expected
+    assert planned(tmp_path / "b" / "run.zarr" / "zarr.json") == [str(tmp_path / "b/run.zarr/zarr.json")]
+
+
 def test_links_to_directories_are_not_followed(tmp_path):
     tree(tmp_path, "a/b.txt")
     (tmp_path / "a" / "loop").symlink_to(tmp_path)
