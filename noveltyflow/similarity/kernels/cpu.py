@@ -69,7 +69,7 @@ class CpuKernel:
     slab_rows : int
         Candidates that the exhaustive path accumulates at a time. It does not change the result.
     part_rows : int
-        Candidates in one index. It does not change the result.
+        Most candidates in one index. It does not change the result.
     """
 
     slab_rows: int = SLAB_ROWS
@@ -98,7 +98,9 @@ class CpuKernel:
         if block.nnz and block.data.min() < 0:
             return CpuPrepared(block, None, PostingLists.of(block))
         parts = []
-        for part in split_rows(block.shape[0], self.part_rows):
+        # Parts of equal size: what a row costs beside its multiply-adds is paid once for each.
+        n_parts = max(1, -(-block.shape[0] // self.part_rows))
+        for part in split_rows(block.shape[0], max(1, -(-block.shape[0] // n_parts))):
             rows = rows_of(block, part)
             distinct = Distinct.of(rows)
             parts.append(IndexedPart(part.start, distinct, GroupIndex.of(rows, distinct)))
@@ -127,7 +129,7 @@ class CpuKernel:
             work = self._exhaustive(queries, candidates, found, candidates_start, own_offset)
         else:
             work = [0, 0, 0]
-            for part in candidates.parts:
+            for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
                 more = _search_part(queries, part, found, candidates_start, own_offset)
                 work = [done + new for done, new in zip(work, more, strict=True)]
         return found, TileStats(queries.shape[0], *work)
@@ -153,6 +155,14 @@ class CpuKernel:
             self.slab_rows,
         )
         return [multiply_adds, pairs, pairs]
+
+
+def _nearest_first(parts: tuple[IndexedPart, ...], start: int, n_rows: int) -> list[IndexedPart]:
+    """Parts by their distance from the queries' own rows, where the best thresholds are found; see `tiles.strip`."""
+    return sorted(
+        parts,
+        key=lambda part: max(part.start - start - n_rows, start - part.start - part.distinct.row_of.size, 0),
+    )
 
 
 def _can_be_bounded(queries: CsrMatrix) -> bool:
