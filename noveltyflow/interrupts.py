@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 
 class Interrupts:
@@ -13,6 +14,7 @@ class Interrupts:
         for number in (signal.SIGINT, signal.SIGTERM):
             if signal.getsignal(number) is not signal.SIG_IGN:  # as nohup and shells' background jobs ask
                 signal.signal(number, self._hear)
+        sys.unraisablehook = _quiet_about_interrupts
 
     def _hear(self, _number: int, _frame: object) -> None:
         self._heard = True
@@ -22,3 +24,8 @@ class Interrupts:
         """Interrupt a command that goes on although it was told to stop."""
         if self._heard:
             raise KeyboardInterrupt
+
+
+def _quiet_about_interrupts(dropped: sys.UnraisableHookArgs) -> None:
+    if not isinstance(dropped.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(dropped)

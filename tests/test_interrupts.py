@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import signal
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -13,9 +14,10 @@ from noveltyflow.interrupts import Interrupts
 
 
 @pytest.fixture
-def interrupts() -> Iterator[Interrupts]:
+def interrupts(monkeypatch: pytest.MonkeyPatch) -> Iterator[Interrupts]:
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    monkeypatch.setattr("sys.unraisablehook", sys.__unraisablehook__)
     yield Interrupts()
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -29,17 +31,15 @@ def test_signals_interrupt(interrupts: Interrupts, number: signal.Signals) -> No
 
 
 def test_an_interrupt_during_garbage_collection_is_raised_later(
-    interrupts: Interrupts, monkeypatch: pytest.MonkeyPatch
+    interrupts: Interrupts, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    # Python reports what a callback raises, and goes on.
-    monkeypatch.setattr("sys.unraisablehook", lambda _: None)
-
     def collecting(_phase: str, _info: object) -> None:
         gc.callbacks.remove(collecting)
         os.kill(os.getpid(), signal.SIGINT)
 
     gc.callbacks.append(collecting)
     gc.collect()
+    assert capfd.readouterr().err == ""
     with pytest.raises(KeyboardInterrupt):
         interrupts.raise_lost()
 
