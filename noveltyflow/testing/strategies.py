@@ -60,7 +60,7 @@ NASTY_FRAGMENTS: Sequence[str] = (
 )
 """Pieces that parsers, terminals and idempotence stumble over; lone surrogates among them."""
 
-_PREFIXES = (
+PREFIXES = (
     *(
         "http://",
         "https://",
@@ -100,7 +100,7 @@ def urls() -> st.SearchStrategy[str]:
 def hostile_texts() -> st.SearchStrategy[str]:
     """Texts that are not quite URLs, lone surrogates and control characters included."""
     pieces = st.lists(st.one_of(st.sampled_from(NASTY_FRAGMENTS), st.text(max_size=4)), max_size=12)
-    return st.builds("{}{}".format, st.sampled_from(_PREFIXES), pieces.map("".join))
+    return st.builds("{}{}".format, st.sampled_from(PREFIXES), pieces.map("".join))
 
 
 def hostile_lines() -> st.SearchStrategy[bytes]:
