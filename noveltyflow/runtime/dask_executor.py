@@ -6,6 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
+from functools import reduce
 from itertools import count, islice
 from typing import Any
 from uuid import uuid4
@@ -17,7 +18,7 @@ from distributed.comm import CommClosedError
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
-from noveltyflow.runtime.plan import usable_memory
+from noveltyflow.runtime.plan import MOST_TASKS, usable_memory
 from noveltyflow.runtime.sharing import Sharing
 
 _FAN_IN = 8
@@ -79,22 +80,22 @@ class DaskExecutor:
 
     def run(self, name: str, function: Callable[..., Any], tasks: Iterable[Task]) -> Iterator[Any]:
         """See `Executor.run`. At most two tasks a thread are with the scheduler at any time."""
-        queue, number = iter(tasks), count()
+        queue, number = iter(_grouped(list(tasks))), count()
         # Where no worker is meant for the CPU, the threads beside a device do such work.
         resources = {RESOURCES["cpu"]: 1} if slots_of(self._client)["cpu"] else None
 
-        def submit(task: Task) -> Future:
+        def submit(group: Sequence[Task]) -> Future:
             key = (f"{name}-{self._token}", next(number))
             return self._client.submit(
-                function, *task, key=key, resources=resources, retries=_RETRIES, pure=False
+                _each, function, group, key=key, resources=resources, retries=_RETRIES, pure=False
             )
 
-        running = as_completed([submit(task) for task in islice(queue, 2 * self.n_threads)])
+        running = as_completed([submit(group) for group in islice(queue, 2 * self.n_threads)])
         for future in running:
-            result = outcome(future, name)
-            if (task := next(queue, None)) is not None:
-                running.add(submit(task))
-            yield result
+            results = outcome(future, name)
+            if (group := next(queue, None)) is not None:
+                running.add(submit(group))
+            yield from results
 
     def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
         """See `Executor.share`. A worker has one task at a time for each of its slots."""
@@ -127,8 +128,8 @@ class DaskExecutor:
     ) -> Any:
         """See `Executor.tree`; at most eight values meet in one task."""
         level = [
-            dask.delayed(chunk)(*task, dask_key_name=(f"{name}-{self._token}", i))
-            for i, task in enumerate(tasks)
+            dask.delayed(_combined)(chunk, combine, group, dask_key_name=(f"{name}-{self._token}", i))
+            for i, group in enumerate(_grouped(tasks))
         ]
         depth = 0
         while len(level) > 1:
@@ -143,6 +144,20 @@ class DaskExecutor:
     def everywhere(self, function: Callable[[], None]) -> None:
         """See `Executor.everywhere`; not a task, so a worker that has paused for want of memory does it too."""
         self._client.run(function, on_error="ignore")
+
+
+def _grouped(tasks: Sequence[Task]) -> list[Sequence[Task]]:
+    """Consecutive tasks that are carried out as one, so that there are not too many."""
+    size = max(1, -(-len(tasks) // MOST_TASKS))
+    return [tasks[i : i + size] for i in range(0, len(tasks), size)]
+
+
+def _each(function: Callable[..., Any], group: Sequence[Task]) -> list[Any]:
+    return [function(*task) for task in group]
+
+
+def _combined(chunk: Callable[..., Any], combine: Callable[..., Any], group: Sequence[Task]) -> Any:
+    return reduce(lambda total, task: combine([total, chunk(*task)]), group[1:], chunk(*group[0]))
 
 
 def _device_memory() -> int | None:

@@ -22,7 +22,14 @@ from noveltyflow.runtime.memory import (
     input_tasks,
     sampled_shape,
 )
-from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, choose_block_rows, mebibytes, usable_memory
+from noveltyflow.runtime.plan import (
+    MOST_TASKS,
+    RESERVED_BYTES,
+    STAGE_OF,
+    choose_block_rows,
+    mebibytes,
+    usable_memory,
+)
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.neighbors import search
@@ -218,7 +225,11 @@ def _tasks(
         "canonical": -(-lines // _PIECE_RECORDS),
         "sort": -(-lines // _RANGE_RECORDS),
     }
-    return [TaskForecast(STAGE_OF[name], name, numbers.get(name, blocks), needs[name]) for name in STAGE_OF]
+    most = {"tile": blocks}
+    return [
+        TaskForecast(stage, name, min(numbers.get(name, blocks), most.get(name, MOST_TASKS)), needs[name])
+        for name, stage in STAGE_OF.items()
+    ]
 
 
 def _spread(shards: Sequence[Shard]) -> list[Shard]:

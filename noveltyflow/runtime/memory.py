@@ -9,7 +9,7 @@ import numpy as np
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
-from noveltyflow.runtime.plan import TASK_BYTES
+from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
@@ -17,9 +17,11 @@ from noveltyflow.urls.canonical import canonicalize
 _MIB = 1 << 20
 _STRING = 57
 """Bytes of a Python string besides its characters, and of the reference to it."""
-_PIECE_RECORDS = 50_000 + 16_384
+_LEAST_PIECE_RECORDS = 50_000
+_PIECE_RECORDS = _LEAST_PIECE_RECORDS + 16_384
 """A piece is written once it has 50,000 records, of which the last batch may have brought 16,384."""
 _PIECE_BYTES = 2 * 16 * _MIB
+_AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
 _PARTS, _LEAST_IN_PART = 8, 200
@@ -73,16 +75,22 @@ def _densest(values: AnyArray) -> float:
     return float(max(part.mean() for part in parts))
 
 
+def _at_once(lines: int, records: int) -> int:
+    """How many parts of so many records one task takes, so that there are not too many tasks."""
+    return max(1, -(-lines // (records * MOST_TASKS)))
+
+
 def input_tasks(shape: InputShape) -> dict[str, int]:
     """Peak bytes of the tasks whose size does not depend on the row blocks."""
     records = min(shape.lines, _PIECE_RECORDS)
     text = min(int(records * shape.url_bytes), _PIECE_BYTES)
-    in_range = min(shape.lines, _RANGE_RECORDS)
+    pieces = _at_once(shape.lines, _LEAST_PIECE_RECORDS)
+    in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
     return {
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
         "read": TASK_BYTES + 3 * text + 400 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
-        "canonical": TASK_BYTES + 8 * text + 700 * records,
+        "canonical": TASK_BYTES + pieces * (8 * text + 700 * records),
         "sort": TASK_BYTES + int(in_range * (3 * shape.url_bytes + 200)),
     }
 
@@ -93,7 +101,8 @@ def block_tasks(
     """Peak bytes of the tasks that take row blocks, as functions of the rows in a block."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
     # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
-    ranges = int(2 * min(shape.lines, _RANGE_RECORDS) * (2 * shape.url_bytes + 40))
+    in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
+    ranges = int(2 * in_range * (2 * shape.url_bytes + 40))
 
     def nonzeros(rows: int) -> int:
         return int(rows * shape.nonzeros_per_row)

@@ -7,6 +7,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import takewhile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,7 +37,7 @@ class PlannedRun:
     spool: Path | None
     """Folder that keeps standard input while the run needs it."""
 
-    @property
+    @cached_property
     def fingerprints(self) -> dict[str, str]:
         """What every stage's marker must carry."""
         return stage_fingerprints(self.header)

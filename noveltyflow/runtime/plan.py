@@ -10,6 +10,8 @@ RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
 TASK_BYTES = 32 << 20
 """What any task may take besides its data: buffers of codecs and of Arrow, fragments of the heap."""
+MOST_TASKS = 5_000
+"""Tasks of one kind in a stage at most; beyond, each does more, since a scheduler must remember them all."""
 _LEAST_TASK_BYTES = 64 << 20
 _USABLE_SHARE = 0.8
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 262_144

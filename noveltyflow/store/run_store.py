@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import logging
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,7 +24,7 @@ from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_p
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
 _AUDIT = "audit.json"
@@ -37,6 +39,19 @@ log = logging.getLogger(__name__)
 def compressor() -> ZstdCodec:
     """The codec of every chunk; its checksum turns a flipped bit into an error."""
     return ZstdCodec(level=1, checksum=True)
+
+
+def _damaged_head(path: str) -> DamageError:
+    return DamageError(f"{path}: zarr.json is damaged; remove the folder, and make the run anew")
+
+
+def _pack(value: Any) -> str:
+    """JSON in one short text: every task reads the head of the run, and there may be 200,000 inputs."""
+    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
+
+
+def _unpack(text: str) -> Any:
+    return json.loads(zlib.decompress(base64.b64decode(text)))
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,8 @@ class RunStore:
         """
         if path.startswith("memory:"):
             raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
-        attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header}}
+        packed = {"inputs": _pack(header["inputs"])} if "inputs" in header else {}
+        attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header, **packed}}
         try:
             zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
         except OSError as error:
@@ -85,9 +101,7 @@ class RunStore:
             files = open_files(self.path, writable=self.writable)
             group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
         except json.JSONDecodeError as error:
-            raise DamageError(
-                f"{self.path}: zarr.json is damaged; remove the folder, and make the run anew"
-            ) from error
+            raise _damaged_head(self.path) from error
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: no run here; make one with: noveltyflow run INPUT --out {self.path}"
@@ -106,7 +120,10 @@ class RunStore:
     def header(self) -> dict[str, Any]:
         """What `create` was given, and the schema version."""
         header: dict[str, Any] = self.root.attrs.asdict()[_HEADER]  # type: ignore[assignment]
-        return header
+        try:
+            return {**header, "inputs": _unpack(header["inputs"])} if "inputs" in header else header
+        except (ValueError, zlib.error) as error:
+            raise _damaged_head(self.path) from error
 
     @cached_property
     def reader(self) -> RunStore:

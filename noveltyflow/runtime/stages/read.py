@@ -23,7 +23,9 @@ from noveltyflow.urls.rejects import Reject
 from noveltyflow.urls.shards import Shard
 
 _PARTITION_BYTES = 64 << 20
+_PARTITION_SHARDS = 1_024
 _BATCH_RECORDS = 16_384
+_BATCH_CHARACTERS = 4 << 20
 _PIECE_RECORDS = 50_000
 _PIECE_BYTES = 16 << 20
 _SAMPLES_PER_PIECE = 256
@@ -59,11 +61,11 @@ Partition = tuple[int, int, list[Shard]]
 
 
 def partition_shards(shards: Sequence[Shard]) -> list[Partition]:
-    """Group consecutive shards, so that many tiny files make few tasks."""
+    """Group consecutive shards, so that many tiny files make few tasks, and none of endless ones."""
     partitions: list[Partition] = []
     room = 0
     for number, shard in enumerate(shards):
-        if shard.size > room or not partitions:
+        if not partitions or shard.size > room or len(partitions[-1][2]) == _PARTITION_SHARDS:
             partitions.append((len(partitions), number, []))
             room = _PARTITION_BYTES
         partitions[-1][2].append(shard)
@@ -118,28 +120,47 @@ class _PieceWriter:
         self.samples: list[str] = []
         self._scratch = scratch
         self._partition = partition
+        self._batches: list[tuple[int, RecordBatch]] = []
+        self._batched = self._characters = 0
         self._records: list[pa.Table] = []
+        self._waiting = self._waiting_bytes = 0
         self._rejects: list[tuple[int, Reject]] = []
 
     def add(self, batch: RecordBatch, shard: int) -> None:
         """Take one batch; write a piece when enough has come together."""
-        n = len(batch.texts)
-        columns: dict[str, Any] = {
-            "text": pa.array(batch.texts, pa.large_string()),
-            "shard": np.full(n, shard, np.int64),
-            "ordinal": batch.ordinals,
-            "line": batch.lines,
-        }
-        if batch.times is not None:
-            columns["time"] = batch.times
-        self._records.append(pa.table(columns))
+        self._batches.append((shard, batch))
+        self._batched += batch.n_records
+        self._characters += sum(map(len, batch.texts))
         self._rejects += [(shard, reject) for reject in batch.rejects]
-        waiting = sum(table.num_rows for table in self._records) + len(self._rejects)
-        if waiting >= _PIECE_RECORDS or sum(table.nbytes for table in self._records) >= _PIECE_BYTES:
+        # Of many tiny shards each gives a batch of its own, and a table has a price however small it is.
+        if self._batched >= _BATCH_RECORDS or self._characters >= _BATCH_CHARACTERS:
+            self._pack()
+        if self._waiting + len(self._rejects) >= _PIECE_RECORDS or self._waiting_bytes >= _PIECE_BYTES:
             self.flush()
+
+    def _pack(self) -> None:
+        """Make one table of the batches that came since the last one."""
+        if not self._batches:
+            return
+        batches = [batch for _, batch in self._batches]
+        columns: dict[str, Any] = {
+            "text": pa.array([text for batch in batches for text in batch.texts], pa.large_string()),
+            "shard": np.repeat([shard for shard, _ in self._batches], [len(b.texts) for b in batches]),
+            "ordinal": np.concatenate([batch.ordinals for batch in batches]),
+            "line": np.concatenate([batch.lines for batch in batches]),
+        }
+        if batches[0].times is not None:
+            columns["time"] = np.concatenate([batch.times for batch in batches])
+        table = pa.table(columns)
+        self._records.append(table)
+        self._waiting += table.num_rows
+        self._waiting_bytes += table.nbytes
+        self._batches = []
+        self._batched = self._characters = 0
 
     def flush(self) -> None:
         """Write what has come together, if anything."""
+        self._pack()
         if not self._records:
             return
         table = pa.concat_tables(self._records)
@@ -150,6 +171,7 @@ class _PieceWriter:
         self.samples += table["text"].take(np.arange(0, table.num_rows, step)).to_pylist()
         self.written += 1
         self._records, self._rejects = [], []
+        self._waiting = self._waiting_bytes = 0
 
 
 def piece_name(partition: int, piece: int) -> str:

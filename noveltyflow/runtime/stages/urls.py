@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 import dask
@@ -16,7 +17,7 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import InputError, StoreError
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.memory import block_tasks, sampled_shape
-from noveltyflow.runtime.plan import choose_block_rows
+from noveltyflow.runtime.plan import MOST_TASKS, choose_block_rows
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.read import (
     Partition,
@@ -94,9 +95,9 @@ class UrlStage:
     def _read_missing(self, partitions: list[Partition]) -> Iterator[ReadReport]:
         if not partitions:
             return
-        bag = db.from_sequence(partitions, npartitions=len(partitions))
+        bag = db.from_sequence(partitions, npartitions=min(len(partitions), MOST_TASKS))
         reports = bag.map_partitions(read, self.store.scratch, self.settings.input)
-        for (report,) in self.executor.compute(reports.to_delayed()):
+        for report in chain.from_iterable(self.executor.compute(reports.to_delayed())):
             if isinstance(report, InputError):
                 raise report
             yield report
@@ -141,12 +142,12 @@ class UrlStage:
     def _sorted_ranges(self, pieces: list[Piece], samples: Sequence[str], total: int) -> list[Any]:
         """Tasks that give the number of URLs of every piece, an int, and what `store_range` says of every range."""
         with_time = self.settings.input.time_column is not None
-        bag = db.from_sequence(pieces, npartitions=len(pieces)).map_partitions(
+        bag = db.from_sequence(pieces, npartitions=min(len(pieces), MOST_TASKS)).map_partitions(
             canonical, self.store.scratch, self.settings.urls, with_time
         )
         parts = bag.to_delayed()
         frame = dd.from_delayed(parts, meta=empty_rows(with_time=with_time), verify_meta=False)
-        borders = divisions(samples, self.settings.urls, -(-total // _RANGE_RECORDS))
+        borders = divisions(samples, self.settings.urls, min(-(-total // _RANGE_RECORDS), MOST_TASKS))
         shuffled = frame.set_index("surt", divisions=borders, shuffle_method=self.executor.shuffle_method)
         count_one, store_one = dask.delayed(count_urls), dask.delayed(store_range, pure=False)
         ranges = shuffled.to_delayed()

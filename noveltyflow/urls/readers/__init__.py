@@ -77,13 +77,14 @@ def check_columns(shard: Shard, settings: InputSettings) -> list[int]:
     InputError
         When it has not, naming the columns there are, or when it is damaged.
     """
+    if shard.format == "text":
+        check_plain(settings, shard.source)
+        return []
     with opened(shard.source, shard.path, shard.identity) as raw:
         if shard.format == "parquet":
             return check_parquet(raw, settings, shard.source)
         chunks = _chunks(raw, shard, settings)
-        if shard.format == "text":
-            check_plain(settings, shard.source)
-        elif shard.format == "jsonl":
+        if shard.format == "jsonl":
             check_jsonlines(chunks, settings, shard.source)
         else:
             check_delimited(chunks, settings, shard.source, _DELIMITERS[shard.format])
