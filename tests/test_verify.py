@@ -150,6 +150,16 @@ def test_only_the_damaged_blocks_are_computed_again(
     assert merged == [3]
 
 
+@pytest.mark.parametrize("repair", [True, False])
+@pytest.mark.parametrize("name", ["features/000001/data/c/0", "stages/neighbors/zarr.json"])
+def test_an_audit_does_not_outlive_what_it_saw(name: str, repair: bool, run: Path, whole: Path) -> None:
+    verify(str(run), rows=1)
+    flip(run / name)
+    compute(whole.parent, run, repair=repair)
+    outdated = not repair and name.startswith("features")
+    assert (RunStore(str(run)).audit is not None) == outdated
+
+
 def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
     (run / "rows/url/c/99").write_bytes(b"stray")
     assert verify(str(run)).problems == ["rows/url/c/99: was not stored by the run"]

@@ -133,6 +133,8 @@ def execute(
             store.remove()
         RunStore.create(store.path, plan.header)
     store.sweep()
+    if todo:
+        store.forget_audit()
     for stage in reversed(todo):
         store.unmark(stage)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)

@@ -31,6 +31,7 @@ def repair_run(plan: PlannedRun, executor: Executor, reporter: Reporter, backend
     A damaged block of `features` or `neighbors` is computed again in its place. Damage to anything else (rows,
     rejects, descriptions of arrays) unmarks its stage and all later ones, so that the run carries them out again.
     """
+    plan.store.forget_audit()
     for stage in [stage for stage in STAGES if stage not in plan.unfinished]:
         try:
             _, found = damages(plan.store, stage, executor)

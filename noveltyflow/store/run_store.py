@@ -172,6 +172,10 @@ class RunStore:
         """Store what `noveltyflow verify` found."""
         Scratch(self.path).write(_AUDIT, json.dumps(audit, indent=2).encode())
 
+    def forget_audit(self) -> None:
+        """No longer show what was found in files that are about to change."""
+        Scratch(self.path).remove(_AUDIT)
+
     def sweep(self) -> None:
         """Remove files that a killed process was writing; object stores keep none."""
         if is_local(self.path):
