@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import pairwise
+from itertools import pairwise, zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -97,9 +97,16 @@ def plan_shards(
         )
     files = list(expand_inputs(inputs, spool))
     # Remote files answer slowly, one after another; their order is kept.
-    with ThreadPoolExecutor(min(_PLANNING_THREADS, len(files))) as pool:
-        plan = partial(_plan_file, settings=settings, shard_bytes=shard_bytes)
-        return [shard for shards in pool.map(plan, files) for shard in shards]
+    parts = [files[i::_PLANNING_THREADS] for i in range(min(_PLANNING_THREADS, len(files)))]
+    with ThreadPoolExecutor(len(parts)) as pool:
+        plan = partial(_plan_files, settings=settings, shard_bytes=shard_bytes)
+        planned = list(pool.map(plan, parts))
+    turns = (found for turn in zip_longest(*planned, fillvalue=()) for found in turn)
+    return [shard for shards in turns for shard in shards]
+
+
+def _plan_files(files: Sequence[InputFile], settings: InputSettings, shard_bytes: int) -> list[list[Shard]]:
+    return [_plan_file(file, settings, shard_bytes) for file in files]
 
 
 def _plan_file(file: InputFile, settings: InputSettings, shard_bytes: int) -> list[Shard]:

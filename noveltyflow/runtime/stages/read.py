@@ -31,7 +31,7 @@ _PIECE_BYTES = 16 << 20
 _SAMPLES_PER_PIECE = 256
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ShardCounts:
     """What was read from one shard."""
 
