@@ -23,7 +23,9 @@ from typing import Any
 
 import psutil
 
-HEAD = "| case | lines | rejects | rows | seconds | client, MiB | worker, MiB |\n|---|---|---|---|---|---|---|"
+HEAD = (
+    "| case | lines | rejects | rows | seconds | client, MiB | worker, MiB |\n|---|---|---|---|---|---|---|"
+)
 BEFORE, AFTER = b"https://before.example/a\n", b"\nhttps://after.example/b\n"
 ZEROS = bytes(1 << 20)
 

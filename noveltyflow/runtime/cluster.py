@@ -21,6 +21,7 @@ import yaml
 from dask.utils import parse_bytes
 from distributed import Client, LocalCluster
 
+import noveltyflow.runtime.clock  # noqa: F401 - for the client, which loads no preloads
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.forecast import Capacity

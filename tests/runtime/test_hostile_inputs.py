@@ -1,0 +1,118 @@
+"""Inputs that mean harm, in bounded memory; `benchmarks/hostile_inputs.py` has them in full size."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import Cli
+from hostile_inputs import BEFORE, ZEROS, long_line, tiny_shards
+
+from noveltyflow.config import InputSettings, ScoringSettings
+from noveltyflow.errors import InputError
+from noveltyflow.run import open_run
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+
+LONG = 256 << 20
+MOST_MEMORY = 64 << 20
+
+READ = """
+import json, resource, sys
+from noveltyflow.config import InputSettings
+from noveltyflow.testing.fuzz import read_checked
+
+def peak():
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+
+small, *long = sys.argv[1:]
+read_checked(small, InputSettings())
+before = peak()
+for path in long:
+    found = read_checked(path, InputSettings(max_ratio=10_000))
+    print(json.dumps([peak() - before, found.n_records, [each[:3] for each in found.rejects]]))
+"""
+
+
+def test_an_endless_line_is_a_reject_and_takes_no_memory(tmp_path: Path) -> None:
+    """256 times as long as what is read at a time, in every format that has lines, compressed or not."""
+    (tmp_path / "small.txt.gz").write_bytes(gzip.compress(BEFORE))
+    plain = long_line(tmp_path, LONG, packed=False)
+    table, lines = tmp_path / "long.csv", tmp_path / "long.jsonl"
+    for path, before, after in (
+        (table, b'url\nhttp://a/\n"', b'\nhttp://b/"\nhttp://c/\n'),
+        (lines, b'{"url": "http://a/"}\n{"url": "', b'"}\n{"url": "http://c/"}\n'),
+    ):
+        with path.open("wb") as file:
+            file.write(before)
+            file.seek(LONG, 1)
+            file.write(after)
+    packed = long_line(tmp_path, LONG, packed=True)
+    paths = [tmp_path / "small.txt.gz", plain, packed, table, lines]
+    done = subprocess.run([sys.executable, "-c", READ, *paths], capture_output=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [records for _, records, _ in found] == [3, 3, 4, 3]
+    assert all(
+        rejects[0] == [1, 2, "too-long"] or rejects[0] == [1, 3, "too-long"] for _, _, rejects in found
+    )
+    assert max(taken for taken, _, _ in found) < MOST_MEMORY
+
+
+def test_an_endless_line_is_counted_and_stored(tmp_path: Path) -> None:
+    compute(long_line(tmp_path, LONG, packed=False), tmp_path / "run.zarr")
+    run = open_run(str(tmp_path / "run.zarr"))
+    assert {name: run.info()[name] for name in ("lines_read", "lines_rejected", "rows")} == {
+        "lines_read": 3,
+        "lines_rejected": 1,
+        "rows": 2,
+    }
+    rejects = run.rejects().compute()
+    assert rejects["reason"].tolist() == ["too-long"]
+    assert rejects["line"].tolist() == [2]
+
+
+def test_a_bomb_is_refused_by_the_command_before_it_fills_anything(cli: Cli, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb.txt.gz"
+    bomb.write_bytes(gzip.compress(ZEROS * 100, 9))
+    out = tmp_path / "run.zarr"
+    done = cli("run", bomb, "--out", out, "--workers", 1, "--memory-limit", "1GiB")
+    assert done.returncode == 2, done.stderr
+    assert "bomb.txt.gz" in done.stderr
+    assert "--max-ratio" in done.stderr
+    assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 1 << 20
+
+
+def test_many_tiny_shards_are_one_run(tmp_path: Path) -> None:
+    compute(tiny_shards(tmp_path, 3_000), tmp_path / "run.zarr")
+    info = open_run(str(tmp_path / "run.zarr")).info()
+    assert (info["lines_read"], info["urls"], len(info["inputs"])) == (3_000, 3_000, 3_000)
+    # Every task reads the head of the run, so that it must stay short.
+    assert (tmp_path / "run.zarr" / "zarr.json").stat().st_size < 100_000
+
+
+@pytest.mark.parametrize("change", ["gone", "cut", "grown"])
+def test_a_shard_that_changes_before_it_is_read_is_named(change: str, tmp_path: Path) -> None:
+    """After it was planned, when a run that was interrupted goes on, and in place of a shard without rows."""
+    shards = [tmp_path / f"{name}.txt" for name in "abc"]
+    for path in shards:
+        path.write_text(f"http://{path.stem}.example/\n")
+    plan = plan_run([str(path) for path in shards], str(tmp_path / "run.zarr"), ScoringSettings())
+    victim = shards[1]
+    if change == "gone":
+        victim.unlink()
+    else:
+        victim.write_text("" if change == "cut" else "http://b.example/\nhttp://d.example/\n")
+    with pytest.raises(InputError, match=r"b\.txt: (no such file|has changed since the run was planned)"):
+        execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")
+    assert not plan.store.finished("urls", plan.fingerprints["urls"])
+
+
+def compute(source: Path, out: Path) -> None:
+    settings = ScoringSettings(input=InputSettings())
+    plan = plan_run([str(source)], str(out), settings)
+    execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")
