@@ -358,11 +358,20 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
         sys.exit(1)
 
 
+class _InertFormatter(logging.Formatter):
+    """Lines that cannot steer a terminal, whatever names, URLs and tracebacks hold."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        from noveltyflow.terminal import printable
+
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
 def main() -> None:
     """Run the command; a user's mistake ends in one message, never in a traceback."""
     # The package's own logger only: a handler at the root would also print every message of Dask's.
     handler = logging.StreamHandler()
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(_InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
     try:
         cli.main(standalone_mode=False)

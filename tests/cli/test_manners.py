@@ -12,6 +12,7 @@ from helpers import Cli, command
 from hypothesis import given
 from hypothesis import strategies as st
 
+import noveltyflow
 from noveltyflow.terminal import duration, printable
 
 
@@ -63,6 +64,40 @@ def test_control_characters_in_names_stay_inert(cli: Cli, tmp_path: Path) -> Non
     assert done.returncode == 2
     assert "\x1b" not in done.stderr
     assert "evil\\x1b[2Jname" in done.stderr
+
+
+def test_hostile_names_stay_inert_in_logs_and_tracebacks(cli: Cli, tmp_path: Path) -> None:
+    done = cli("info", tmp_path / "evil\x1b[2J\u202ename", "--log-level", "debug")
+    assert "Traceback" in done.stderr
+    assert "evil\\x1b[2J\\u202ename" in done.stderr
+    assert not {"\x1b", "\u202e"} & set(done.stderr)
+
+
+HOSTILE = [
+    "http://a.example/\x1b]0;owned\x07",
+    "http://b.example/\u202egpj.exe",
+    "http://c.example/<script>alert(1)</script>",
+    "=cmd|' /C calc'!A0",
+    "http://d.example/%1b%5b2J",
+    "\x9b31m",
+]
+
+
+def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+    """Terminal, log, CSV, JSON; the tables of a notebook too, which a browser shows."""
+    (tmp_path / "urls.txt").write_text("\n".join([*HOSTILE, "http://e.example/"]))
+    out = tmp_path / "run.zarr"
+    made = cli("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--log-level", "debug")
+    assert made.returncode == 0, made.stderr
+    run = noveltyflow.open_run(str(out))
+    rejects = run.rejects().compute()
+    assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1
+    said = [made.stderr, run.top(10)._repr_html_(), rejects._repr_html_()]
+    said += [cli("top", out, "--format", form).stdout for form in ("table", "csv", "jsonl")]
+    for text in said:
+        assert all(character.isprintable() or character in "\n\r" for character in text)
+        assert "<script>" not in text
+        assert not any(line.startswith(("=", "+", "-", "@")) for line in text.splitlines())
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["top", "--help"]])
