@@ -18,6 +18,7 @@ from noveltyflow.errors import SettingsError
 from noveltyflow.run import DEFAULT_SCORE, EXPORT_COLUMNS, Run
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
+from noveltyflow.store.durable import naming
 from noveltyflow.types import AnyArray, Float32Array, Int64Array
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet", ".npz")
@@ -61,7 +62,7 @@ def export(
     if not Path(path).absolute().parent.is_dir():
         raise SettingsError(f"{path}: the folder does not exist")
     progress = progress or (lambda _: None)
-    with _complete_or_absent(path) as partial:
+    with naming(path), _complete_or_absent(path) as partial:
         if suffix == ".npz":
             _write_graph(run, partial, progress)
         else:

@@ -6,7 +6,8 @@ import errno
 import os
 import time
 import uuid
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -56,6 +57,17 @@ def pauses() -> Iterable[float]:
     return (_FIRST_PAUSE_SECONDS * 2**attempt for attempt in range(_ATTEMPTS - 1))
 
 
+@contextmanager
+def naming(path: Path | str) -> Iterator[None]:
+    """Let an OSError of the block say which file it was about, as those of writing to an open file do not."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is not None and error.filename is None:
+            error.filename = str(path)
+        raise
+
+
 def retried(action: Callable[[], T]) -> T:
     """Result of `action`, tried again after a growing pause while it raises an OSError that may pass."""
     for pause in pauses():
@@ -73,7 +85,7 @@ def write_durably(path: Path, data: bytes | memoryview) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
     try:
-        with partial.open("wb") as file:
+        with naming(path), partial.open("wb") as file:
             file.write(data)
             file.flush()
             os.fsync(file.fileno())

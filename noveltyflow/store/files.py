@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import inside, may_pass, pauses
+from noveltyflow.store.durable import inside, may_pass, naming, pauses
 
 T = TypeVar("T")
 
@@ -49,7 +49,8 @@ class RunFiles(WrapperStore[Store]):
     ) -> Buffer | None:
         """As in every store; an absent chunk raises `DamageError` when the store is read-only."""
         self._require_inside(key)
-        found = await _retried(lambda: self._store.get(key, prototype, byte_range))
+        with naming(key):
+            found = await _retried(lambda: self._store.get(key, prototype, byte_range))
         if found is None and self.read_only and "/c/" in key:
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
         return found
@@ -62,7 +63,8 @@ class RunFiles(WrapperStore[Store]):
     async def set(self, key: str, value: Buffer) -> None:
         """As in every store."""
         self._require_inside(key)
-        await _retried(lambda: self._store.set(key, value))
+        with naming(key):
+            await _retried(lambda: self._store.set(key, value))
 
     def _require_inside(self, key: str) -> None:
         if isinstance(self._store, LocalStore):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -53,7 +54,7 @@ def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, 
     fill(disk)
     stderr = process.communicate(timeout=240)[1].decode()
     assert process.returncode == 1, stderr
-    assert "No space left on device" in last_words(stderr)
+    assert re.search(r"No space left on device: '.+'", last_words(stderr)), stderr
     assert "give the same command again" in last_words(stderr)
     resize(disk, LARGE)
     again = cli("run", urls, "--out", out, *OPTIONS)
@@ -66,7 +67,7 @@ def test_full_disk_while_exporting(name: str, disk: Path, cli: Cli, undisturbed:
     fill(disk)
     done = cli("export", undisturbed, disk / name)
     assert done.returncode == 1, done.stderr
-    assert "No space left on device" in done.stderr
+    assert f"No space left on device: '{disk / name}" in done.stderr
     assert list(disk.iterdir()) == []
     resize(disk, LARGE)
     assert cli("export", undisturbed, disk / name).returncode == 0
