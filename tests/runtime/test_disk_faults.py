@@ -46,7 +46,7 @@ def remount(disk: Path, size: int) -> list[object]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("moment", ["reading", "rows", "features", "idf", "tiles", "merging"])
+@pytest.mark.parametrize("moment", ["reading", "features", "tiles", "merging"])
 def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, undisturbed: Path) -> None:
     out = disk / "run.zarr"
     process = start(urls, out)
