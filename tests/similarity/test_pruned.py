@@ -15,7 +15,7 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
-from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
+from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex, index_bytes
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
