@@ -17,7 +17,7 @@ from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS
 
 _SUMS = ir.VectorType(ir.IntType(16), GROUP_ROWS)
 _LEVELS = ir.VectorType(ir.IntType(8), GROUP_ROWS)
-_ARRAYS = (types.uint16, types.uint8, types.int64, types.uint16)
+_ARRAYS = (types.uint16, types.uint8, types.uint16, types.uint16)
 
 
 def _typed(arrays: tuple[Any, ...]) -> bool:
@@ -36,7 +36,7 @@ def _add_columns(saturating: bool) -> Any:
         _typing: Any, sums: Any, at: Any, levels: Any, first: Any, columns: Any, factors: Any, n: Any
     ) -> Any:
         if not _typed((sums, levels, columns, factors)):
-            raise numba.TypingError("uint16 sums, uint8 levels, int64 columns and uint16 factors are needed")
+            raise numba.TypingError("uint16 sums, uint8 levels, uint16 columns and factors are needed")
         signature = types.uint16(sums, types.int64, levels, types.int64, columns, factors, types.int64)
         return signature, lambda *code: _generate(*code, saturating)
 
@@ -57,7 +57,7 @@ def _generate(context: Any, builder: Any, signature: Any, args: Any, saturating:
     builder.cbranch(builder.icmp_signed(">", n, zero), loop, after)
     builder.position_at_end(loop)
     number, total = builder.phi(int64), builder.phi(_SUMS)
-    column = builder.load(builder.gep(columns, [number]))
+    column = builder.zext(builder.load(builder.gep(columns, [number])), int64)
     start = builder.add(first, builder.mul(column, int64(GROUP_ROWS)))
     level = builder.load(builder.bitcast(builder.gep(levels, [start]), _LEVELS.as_pointer()), align=1)
     products = builder.mul(

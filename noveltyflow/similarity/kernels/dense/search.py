@@ -30,7 +30,7 @@ _BUCKETS = 256
 class Batch(NamedTuple):
     """Arrays of one thread; b is `BATCH_ROWS`, n = `width` the most columns of a query row.
 
-    `head_columns` int64 and `head_factors` uint16 (b * n,): head columns of each query and its levels there;
+    `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there;
     `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_heads`, `n_tails` int64 (b,); `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with
     which a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels;
     `bounds` uint16 (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds`
@@ -38,7 +38,7 @@ class Batch(NamedTuple):
     `place_of` int32, `hits` int32: see `scoring.score`; `work` int64 (3,): products, candidates, similarities.
     """
 
-    head_columns: Int64Array
+    head_columns: AnyArray
     head_factors: AnyArray
     tail_columns: Int64Array
     tail_factors: AnyArray
@@ -59,7 +59,7 @@ class Batch(NamedTuple):
 
 def batch_bytes(longest_row: int) -> int:
     """Bytes of the arrays that `_make_batch` makes, for rows of at most so many columns in block and queries."""
-    each = 20 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
+    each = 14 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
     return BATCH_ROWS * each + 8 * SLAB_ROWS + 4 * (PLACES + longest_row) + 1024
 
 
@@ -67,7 +67,7 @@ def batch_bytes(longest_row: int) -> int:
 def _make_batch(longest_query: int, longest_row: int) -> Batch:
     width = longest_query
     return Batch(
-        np.zeros(BATCH_ROWS * width, np.int64),
+        np.zeros(BATCH_ROWS * width, np.uint16),
         np.zeros(BATCH_ROWS * width, np.uint16),
         np.zeros(BATCH_ROWS * width, np.int64),
         np.zeros(BATCH_ROWS * width, np.uint16),
@@ -229,6 +229,8 @@ def _bound_groups(index: DenseIndex, slab: int, above: int, query: int, batch: B
 def _answer(index: DenseIndex, members: Members, query: Query, slab: int, number: int, batch: Batch) -> None:
     """Compute the similarities to the rows of a slab that can be among the query's best, likely ones first."""
     similarities, scale = query.similarities, batch.scale[number]
+    if not np.any(batch.bounds[number]):
+        return
     likely = max(_likely_sum(batch.bounds[number], similarities.size), batch.least[number])
     enter_columns(query.columns, batch.place_of)
     found = _collect(index, slab, number, likely, 1 << 16, batch)
