@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +16,7 @@ from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, i
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.types import CsrMatrix
+from noveltyflow.types import AnyArray, CsrMatrix
 
 SLAB_ROWS = 1 << 14
 """Candidates of the exhaustive path accumulated at a time: 9 bytes each, which fit a core's second-level cache."""
@@ -193,7 +194,9 @@ def _search_part(
     from noveltyflow.similarity.kernels.scoring import Members
 
     distinct = part.distinct
-    search_rows = dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
+    search_rows: Callable[..., AnyArray] = (
+        dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
+    )
     work: list[int] = search_rows(
         queries.indptr.astype(np.int64),
         queries.indices,

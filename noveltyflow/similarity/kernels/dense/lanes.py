@@ -31,19 +31,21 @@ def _typed(arrays: tuple[Any, ...]) -> bool:
 def _add_columns(saturating: bool) -> Any:
     """Make the function; `saturating` sums stop at 65,535, others must be known to stay below."""
 
-    @intrinsic  # type: ignore[untyped-decorator]
+    @intrinsic
     def add(
         _typing: Any, sums: Any, at: Any, levels: Any, first: Any, columns: Any, factors: Any, n: Any
     ) -> Any:
         if not _typed((sums, levels, columns, factors)):
             raise numba.TypingError("uint16 sums, uint8 levels, uint16 columns and factors are needed")
         signature = types.uint16(sums, types.int64, levels, types.int64, columns, factors, types.int64)
-        return signature, lambda *code: _generate(*code, saturating)
+        return signature, lambda *code: _generate(code, saturating)
 
     return add
 
 
-def _generate(context: Any, builder: Any, signature: Any, args: Any, saturating: bool) -> Any:
+def _generate(code: tuple[Any, ...], saturating: bool) -> Any:
+    context, builder, signature, args = code
+
     def data(number: int) -> Any:
         return context.make_array(signature.args[number])(context, builder, args[number]).data
 
@@ -85,18 +87,23 @@ def _spread(builder: Any, factor: Any) -> Any:
 
 
 def _add(builder: Any, total: Any, products: Any, saturating: bool) -> Any:
-    return _call(builder, "llvm.uadd.sat", _SUMS, total, products) if saturating else builder.add(total, products)
+    return (
+        _call(builder, "llvm.uadd.sat", _SUMS, total, products)
+        if saturating
+        else builder.add(total, products)
+    )
 
 
 def _call(builder: Any, name: str, result: Any, *vectors: Any) -> Any:
     """Call one of the compiler's own functions for vectors of sums."""
     function = ir.FunctionType(result, [_SUMS] * len(vectors))
-    declared = cgutils.get_or_insert_function(builder.module, function, f"{name}.v{GROUP_ROWS}i16")
+    declare: Any = cgutils.get_or_insert_function
+    declared = declare(builder.module, function, f"{name}.v{GROUP_ROWS}i16")
     return builder.call(declared, vectors)
 
 
 add_columns = _add_columns(saturating=False)
-"""`add_columns(sums, at, levels, first, columns, factors, n)`: add factors[i] * levels[first + 32 * columns[i] + j] to
-sums[at + j], for every i below n and the 32 rows j of a group; returns the largest of the 32 sums."""
+"""`add_columns(sums, at, levels, first, columns, factors, n)`: for every i below n and the 32 rows j of a group, add
+factors[i] * levels[first + 32 * columns[i] + j] to sums[at + j]; returns the largest of the 32 sums."""
 add_largest = _add_columns(saturating=True)
 """The same with sums that stop at 65,535: the largest levels of a group can be too large together."""

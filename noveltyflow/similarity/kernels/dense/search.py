@@ -31,11 +31,12 @@ class Batch(NamedTuple):
     """Arrays of one thread; b is `BATCH_ROWS`, n = `width` the most columns of a query row.
 
     `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there;
-    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_heads`, `n_tails` int64 (b,); `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with
-    which a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels;
-    `bounds` uint16 (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds`
-    uint16 (32,); `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates;
-    `place_of` int32, `hits` int32: see `scoring.score`; `work` int64 (3,): products, candidates, similarities.
+    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_heads`, `n_tails` int64 (b,);
+    `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with which
+    a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels; `bounds` uint16
+    (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
+    `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `place_of`, `hits` int32: see `scoring.score`; `work`
+    int64 (3,): products, candidates, similarities.
     """
 
     head_columns: AnyArray

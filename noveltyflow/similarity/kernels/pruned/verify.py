@@ -9,7 +9,7 @@ from noveltyflow.similarity.kernels.pruned.accumulate import threshold
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
-from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+from noveltyflow.types import AnyArray, Int32Array, Int64Array
 
 SETTLED = np.int32(-(1 << 31))
 """Accumulator of a group whose members are settled; what is added later stays below 2**31 (see `LONGEST_QUERY`)."""
@@ -65,9 +65,7 @@ def settle(
                 continue
             scratch.work[2] += 1
             entries = slice(row_starts[row], row_ends[row])
-            similarity = score(
-                own_columns, own_weights, columns[entries], weights[entries], place_of, hits
-            )
+            similarity = score(own_columns, own_weights, columns[entries], weights[entries], place_of, hits)
             if similarity >= similarities[-1]:
                 insert_members(similarity, row, members, query.own, similarities, neighbors)
 
