@@ -15,7 +15,8 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
-from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
+from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex, index_bytes
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
@@ -94,6 +95,42 @@ def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block
     assert_equals_exhaustive(
         X, 7, CpuKernel(part_rows=part_rows), block_rows=block_rows, query_rows=query_rows
     )
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 1_500),
+    st.sampled_from([64, 1 << 12, 1 << 17]),
+    st.booleans(),
+    st.sampled_from([1, 10, 50]),
+    st.integers(1, 600),
+)
+def test_a_dense_head_does_not_change_the_result(seed, rows, n_features, with_idf, n_neighbors, part_rows):
+    texts = url_texts(np.random.default_rng(seed), rows)
+    X = text_matrix(texts, with_idf=with_idf, ngram_range=(2, 3), n_features=n_features)
+    assert_equals_exhaustive(X, n_neighbors, CpuKernel(dense_share=-1.0, part_rows=part_rows))
+
+
+@pytest.mark.parametrize("shape", NON_NEGATIVE)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 100), st.sampled_from([1, 8, 400]))
+def test_a_dense_head_does_not_change_any_shape(shape, seed, rows, columns, n_neighbors):
+    X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
+    assert_equals_exhaustive(X, n_neighbors, CpuKernel(dense_share=-1.0))
+
+
+def test_slabs_are_searched_from_the_nearest_on():
+    """More rows than one slab, with frequent and rare columns."""
+    X = text_matrix(url_texts(np.random.default_rng(3), SLAB_ROWS + 700), with_idf=False, ngram_range=(2, 3))
+    kernel = CpuKernel()
+    prepared = kernel.prepare(X)
+    assert isinstance(prepared.parts[0].index, DenseIndex)
+    rows = np.r_[0:40, SLAB_ROWS - 20 : SLAB_ROWS + 20]
+    best, _ = search(X[rows], X, 10, kernel, exclude_self=False)
+    expected, _ = search(X[rows], X, 10, Exhaustive(), exclude_self=False)
+    np.testing.assert_array_equal(best.indices, expected.indices)
+    np.testing.assert_array_equal(best.similarities, expected.similarities)
 
 
 def test_good_thresholds_save_work():

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
+from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
+from noveltyflow.similarity.kernels.dense.search import batch_bytes
+from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists
-from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, index_bytes
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.types import CsrMatrix
+from noveltyflow.types import AnyArray, CsrMatrix
 
 SLAB_ROWS = 1 << 14
 """Candidates of the exhaustive path accumulated at a time: 9 bytes each, which fit a core's second-level cache."""
@@ -28,7 +31,7 @@ class IndexedPart:
 
     start: int
     distinct: Distinct
-    index: GroupIndex
+    index: GroupIndex | DenseIndex
 
     @property
     def nbytes(self) -> int:
@@ -70,10 +73,14 @@ class CpuKernel:
         Candidates that the exhaustive path accumulates at a time. It does not change the result.
     part_rows : int
         Most candidates in one index. It does not change the result.
+    dense_share : float
+        Share of the squared weights that must lie in frequent columns for them to be stored densely. It does not
+        change the result.
     """
 
     slab_rows: int = SLAB_ROWS
     part_rows: int = MOST_ROWS
+    dense_share: float = LEAST_SHARE
     name: str = "cpu"
 
     def is_usable(self) -> bool:
@@ -91,6 +98,7 @@ class CpuKernel:
         )
         index += more_parts * (4 * candidates.features + 12 * min(candidates.features, candidates.nonzeros))
         scratch = scratch_bytes(longest_row, candidates.rows // 8 + 1, longest_record) + 13 * self.slab_rows
+        scratch = max(scratch, batch_bytes(min(longest_row, LONGEST_ROW)))
         return index + scratch + (12 * n_neighbors + 8) * queries.rows
 
     def prepare(self, block: CsrMatrix) -> CpuPrepared:
@@ -103,7 +111,11 @@ class CpuKernel:
         for part in split_rows(block.shape[0], max(1, -(-block.shape[0] // n_parts))):
             rows = rows_of(block, part)
             distinct = Distinct.of(rows)
-            parts.append(IndexedPart(part.start, distinct, GroupIndex.of(rows, distinct)))
+            frequent = frequent_columns(rows, self.dense_share)
+            index = (
+                GroupIndex.of(rows, distinct) if frequent is None else DenseIndex.of(rows, distinct, frequent)
+            )
+            parts.append(IndexedPart(part.start, distinct, index))
         return CpuPrepared(block, tuple(parts))
 
     def compute(
@@ -125,7 +137,7 @@ class CpuKernel:
             )
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
-        if candidates.parts is None or not _can_be_bounded(queries):
+        if candidates.parts is None or not _can_be_bounded(queries, candidates.parts):
             work = self._exhaustive(queries, candidates, found, candidates_start, own_offset)
         else:
             work = [0, 0, 0]
@@ -165,20 +177,26 @@ def _nearest_first(parts: tuple[IndexedPart, ...], start: int, n_rows: int) -> l
     )
 
 
-def _can_be_bounded(queries: CsrMatrix) -> bool:
+def _can_be_bounded(queries: CsrMatrix, parts: tuple[IndexedPart, ...]) -> bool:
     """Whether sums over the queries' weights are upper bounds that fit their accumulators."""
     if queries.nnz == 0:
         return True
-    return bool(queries.data.min() >= 0 and np.diff(queries.indptr).max() <= LONGEST_QUERY)
+    dense = any(isinstance(part.index, DenseIndex) for part in parts)
+    longest = LONGEST_ROW if dense else LONGEST_QUERY
+    return bool(queries.data.min() >= 0 and np.diff(queries.indptr).max() <= longest)
 
 
 def _search_part(
     queries: CsrMatrix, part: IndexedPart, found: TopK, candidates_start: int, own_offset: int
 ) -> list[int]:
-    from noveltyflow.similarity.kernels.pruned.search import search_rows
-    from noveltyflow.similarity.kernels.pruned.verify import Members
+    from noveltyflow.similarity.kernels.dense import search as dense
+    from noveltyflow.similarity.kernels.pruned import search as pruned
+    from noveltyflow.similarity.kernels.scoring import Members
 
     distinct = part.distinct
+    search_rows: Callable[..., AnyArray] = (
+        dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
+    )
     work: list[int] = search_rows(
         queries.indptr.astype(np.int64),
         queries.indices,

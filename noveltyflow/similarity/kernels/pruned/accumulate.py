@@ -7,10 +7,9 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import UNIT, Scratch
+from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
 
-SINGLE = 1.0 - 2.0**-22
-"""Factor that makes a stored similarity, rounded to float32 from float64, a lower bound of the real one."""
 _CHUNK = 128
 
 

@@ -14,8 +14,8 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists
-from noveltyflow.similarity.kernels.pruned.duplicates import Distinct
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
 GROUP_ROWS = 8

@@ -8,6 +8,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, GroupIndex
+from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 UNIT = 2.0**28
@@ -33,8 +34,8 @@ class Scratch(NamedTuple):
     `order` int64 (n,): rank and position of the row's columns, rare ones first; `norm` float64 (n,): suffix
     norm of the row, times the largest norm of the block; `reach` float64 (n,): upper bound of what the
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
-    `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 and `place` int32
-    (`SLOTS`,): the row's weights by record code, and its positions by hashed column; `candidates` int32 (g,):
+    `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
+    record code; `place` int32: see `scoring.score`; `candidates` int32 (g,):
     groups; `hits` int32: places in a record; `bounds` int64 (8,); `best` int32 (`AT_ONCE`,): groups;
     `work` int64 (3,): multiply-adds, groups bounded, similarities computed.
     """
@@ -57,7 +58,7 @@ class Scratch(NamedTuple):
 
 def scratch_bytes(longest_row: int, n_groups: int, longest_record: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 44 * longest_row + 6 * SLOTS + 4 * longest_record + 1024
+    return 8 * n_groups + 44 * longest_row + 2 * SLOTS + 4 * PLACES + 4 * longest_record + 1024
 
 
 @numba.njit(nogil=True, cache=True)
@@ -76,7 +77,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
-        np.full(SLOTS, -1, np.int32),
+        np.full(PLACES, -1, np.int32),
         np.empty(n_groups, np.int32),
         np.empty(longest_record + 1, np.int32),
         np.zeros(GROUP_ROWS, np.int64),
@@ -86,14 +87,9 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
 
 
 @numba.njit(nogil=True, cache=True)
-def slot_of(column: int) -> int:
-    """Place of a column in a table of `SLOTS`, by Fibonacci hashing."""
-    return int(((np.uint64(column) * np.uint64(2654435769)) >> np.uint64(16)) & np.uint64(0xFFFF))
-
-
-@numba.njit(nogil=True, cache=True)
 def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, scratch: Scratch) -> int:
     """Prepare a row; returns how many of its columns the block has."""
+    enter_columns(columns, scratch.place)
     known = 0
     for place in range(columns.size):
         rank = index.column_rank[columns[place]]
@@ -115,7 +111,6 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
         scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
         code = rank & 0xFFFF
         scratch.table[code] = max(scratch.table[code], np.uint16(np.ceil(product * ROUND_UP * TABLE_UNIT)))
-        scratch.place[slot_of(columns[place])] = place
     return known
 
 
@@ -125,5 +120,4 @@ def clear_query(columns: Int32Array, known: int, scratch: Scratch) -> None:
     scratch.accumulators[:] = 0
     for step in range(known):
         scratch.table[(scratch.order[step] >> 32) & 0xFFFF] = 0
-    for column in columns:
-        scratch.place[slot_of(column)] = -1
+    leave_columns(columns, scratch.place)

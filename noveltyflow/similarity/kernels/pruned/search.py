@@ -14,7 +14,8 @@ from noveltyflow.similarity.kernels.pruned.query import (
     load_query,
     make_scratch,
 )
-from noveltyflow.similarity.kernels.pruned.verify import Members, Query, settle, settle_best
+from noveltyflow.similarity.kernels.pruned.verify import settle, settle_best
+from noveltyflow.similarity.kernels.scoring import Members, Query
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000

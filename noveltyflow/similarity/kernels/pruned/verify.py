@@ -2,44 +2,22 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
-from noveltyflow.similarity.kernels.insertion import insert_neighbor
-from noveltyflow.similarity.kernels.pruned.accumulate import SINGLE, threshold
+from noveltyflow.similarity.kernels.pruned.accumulate import threshold
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
-from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch, slot_of
-from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
+from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
+from noveltyflow.types import AnyArray, Int32Array, Int64Array
 
 SETTLED = np.int32(-(1 << 31))
 """Accumulator of a group whose members are settled; what is added later stays below 2**31 (see `LONGEST_QUERY`)."""
 _HITS_AT_ONCE = 256
 """Products of a 16-bit factor and an 8-bit weight whose sum fits 32 bits, whatever they are."""
-MUCH_LONGER = 32
-"""How many times as long as a query a record or row is when looking for each column of the query is cheaper."""
 _UNKNOWN = 1 << 62
 _PAIR = np.uint64(0x000000FF000000FF)
 _LOW = np.uint64(0xFFFFFFFF)
-
-
-class Members(NamedTuple):
-    """Rows of the block behind its distinct rows, as in `Distinct`, and the global number of the first."""
-
-    starts: Int64Array
-    rows: Int64Array
-    first: int
-
-
-class Query(NamedTuple):
-    """A query row: its columns and weights, its number among the block's rows or -1, and its best k."""
-
-    columns: Int32Array
-    weights: Float32Array
-    own: int
-    similarities: Float32Array
-    neighbors: Int64Array
 
 
 @numba.njit(nogil=True, cache=True)
@@ -87,27 +65,9 @@ def settle(
                 continue
             scratch.work[2] += 1
             entries = slice(row_starts[row], row_ends[row])
-            similarity = _similarity(own_columns, own_weights, columns[entries], weights[entries], place_of)
+            similarity = score(own_columns, own_weights, columns[entries], weights[entries], place_of, hits)
             if similarity >= similarities[-1]:
-                _insert(similarity, row, members, query.own, similarities, neighbors)
-
-
-@numba.njit(nogil=True, cache=True)
-def _insert(
-    similarity: np.float32,
-    row: int,
-    members: Members,
-    own: int,
-    similarities: Float32Array,
-    neighbors: Int64Array,
-) -> None:
-    """Insert all rows that are this distinct row; they are equally similar, and the first have precedence."""
-    for place in range(members.starts[row], members.starts[row + 1]):
-        number = members.first + members.rows[place]
-        if similarity < similarities[-1] or (similarity == similarities[-1] and number > neighbors[-1] >= 0):
-            return
-        if members.rows[place] != own:
-            insert_neighbor(similarities, neighbors, similarity, number)
+                insert_members(similarity, row, members, query.own, similarities, neighbors)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -144,61 +104,6 @@ def _bound_members(
         for lane, pair in enumerate((a, b, c, d)):
             bounds[lane] += np.int64(pair & _LOW)
             bounds[lane + 4] += np.int64(pair >> np.uint64(32))
-
-
-@numba.njit(nogil=True, cache=True)
-def _similarity(
-    own_columns: Int32Array,
-    own_weights: Float32Array,
-    columns: Int32Array,
-    weights: Float32Array,
-    place_of: Int32Array,
-) -> np.float32:
-    """The one way to compute a similarity; minus infinity where no column is shared.
-
-    A row that shares none may have passed because two columns share a code, or unbounded.
-    """
-    if columns.size > MUCH_LONGER * own_columns.size:
-        return _similarity_to_long(own_columns, own_weights, columns, weights)
-    total, shared = 0.0, False
-    for place in range(columns.size):
-        own = place_of[slot_of(columns[place])]
-        if own < 0:
-            continue
-        if own_columns[own] != columns[place]:
-            own = _find(own_columns, columns[place])
-            if own < 0:
-                continue
-        total += np.float64(own_weights[own]) * np.float64(weights[place])
-        shared = True
-    return np.float32(total) if shared else np.float32(-np.inf)
-
-
-@numba.njit(nogil=True, cache=True)
-def _similarity_to_long(
-    own_columns: Int32Array, own_weights: Float32Array, columns: Int32Array, weights: Float32Array
-) -> np.float32:
-    """The same sum, in the same order of columns."""
-    total, shared = 0.0, False
-    for own in range(own_columns.size):
-        place = _find(columns, own_columns[own])
-        if place >= 0:
-            total += np.float64(own_weights[own]) * np.float64(weights[place])
-            shared = True
-    return np.float32(total) if shared else np.float32(-np.inf)
-
-
-@numba.njit(nogil=True, cache=True)
-def _find(columns: Int32Array, column: int) -> int:
-    """Place of a column among ascending ones, or -1; numba's `searchsorted` takes time linear in their number."""
-    low, high = 0, columns.size
-    while low < high:
-        middle = (low + high) // 2
-        if columns[middle] < column:
-            low = middle + 1
-        else:
-            high = middle
-    return low if low < columns.size and columns[low] == column else -1
 
 
 @numba.njit(nogil=True, cache=True)

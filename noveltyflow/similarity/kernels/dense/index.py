@@ -1,0 +1,193 @@
+"""The index of a block with frequent columns: a dense head and the posting lists of the other columns, the tail.
+
+A weight w is stored as the level ceil(w * `LEVELS`), so that a level is never less than the weight it stands for.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
+
+GROUP_ROWS = 32
+"""Rows whose levels in one column stand together: two vectors of 16-bit sums."""
+SLAB_GROUPS = 512
+SLAB_ROWS = GROUP_ROWS * SLAB_GROUPS
+"""Rows searched at a time: their sums, two bytes each for one query, fit the first-level cache."""
+LEVELS = 240.0
+LONGEST_ROW = 4096
+"""Columns of a row, in block and query, up to which sums of products of levels fit 16 bits with some precision."""
+_FREQUENT = 32
+"""A column is frequent if more than one in so many rows has it: then adding it for all rows is cheaper."""
+_HEAD_BYTES = 7
+"""Most bytes of the head for each non-zero of the block."""
+LEAST_SHARE = 0.5
+
+
+class DenseIndex(NamedTuple):
+    """Arrays of the index; h counts head columns, t tail columns, g groups, s slabs, m distinct rows.
+
+    `column_of` int32 (n_features,): number of a head column, -2 - number of a tail column, -1 where no row has
+    it; `head` uint8 (g * h * 32,): levels by group, head column and row; `largest` uint8 (ceil(g / 32) * h * 32,):
+    the largest level of each group, by group of groups, column and group; `tail_starts` int64 (s * t + 1,) and
+    `tail` uint32: postings by slab and column, row in the slab << 8 | level; `row_starts`, `row_ends` int64 (m,):
+    where the entries of a distinct row stand in `columns` and `weights`, which are those of the block;
+    `largest_norm`: largest Euclidean norm of the levels of a row.
+    """
+
+    column_of: Int32Array
+    head: AnyArray
+    largest: AnyArray
+    tail_starts: Int64Array
+    tail: AnyArray
+    n_head: int
+    n_tail: int
+    largest_norm: float
+    row_starts: Int64Array
+    row_ends: Int64Array
+    columns: Int32Array
+    weights: Float32Array
+
+    @classmethod
+    def of(cls, block: CsrMatrix, distinct: Distinct, frequent: Int64Array) -> DenseIndex:
+        """Index the distinct rows of a CSR matrix of non-negative weights with the given head columns."""
+        indptr = block.indptr.astype(np.int64)
+        starts, ends = indptr[distinct.first], indptr[distinct.first + 1]
+        column_of = _number_columns(block, frequent)
+        n_head, n_tail = frequent.size, int(-2 - min(column_of.min(initial=-1), -1) + 1)
+        n_groups = -(-starts.size // GROUP_ROWS)
+        n_slabs = -(-starts.size // SLAB_ROWS)
+        head = np.zeros(n_groups * n_head * GROUP_ROWS, np.uint8)
+        largest = np.zeros(-(-n_groups // GROUP_ROWS) * n_head * GROUP_ROWS, np.uint8)
+        # Two slots further on, so that filling moves each start to its own place and no copy is needed.
+        tail_starts = np.zeros(n_slabs * n_tail + 2, np.int64)
+        norm = _fill_head(
+            starts, ends, block.indices, block.data, column_of, n_head, n_tail, head, largest, tail_starts
+        )
+        np.cumsum(tail_starts, out=tail_starts)
+        tail = np.empty(tail_starts[-1], np.uint32)
+        _fill_tail(starts, ends, block.indices, block.data, column_of, n_tail, tail_starts, tail)
+        return cls(
+            column_of,
+            head,
+            largest,
+            tail_starts[:-1],
+            tail,
+            n_head,
+            n_tail,
+            norm,
+            starts,
+            ends,
+            block.indices,
+            block.data,
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays beside the rows themselves."""
+        own = (self.column_of, self.head, self.largest, self.tail_starts, self.tail)
+        return sum(part.nbytes for part in (*own, self.row_starts, self.row_ends))
+
+
+def frequent_columns(block: CsrMatrix, least_share: float = LEAST_SHARE) -> Int64Array | None:
+    """Head columns of a block that is better indexed this way, or None if it is not.
+
+    It is where the frequent columns, as many as memory admits, carry more than `least_share` of the rows' squared
+    weights.
+    """
+    n_rows, nonzeros = block.shape[0], int(block.nnz)
+    if nonzeros == 0 or np.diff(block.indptr).max() > LONGEST_ROW:
+        return None
+    frequency = np.bincount(block.indices, minlength=block.shape[1])
+    chosen = np.flatnonzero(frequency * _FREQUENT > n_rows)
+    most = _HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS)
+    chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
+    n_tail = np.count_nonzero(frequency) - chosen.size
+    if n_tail * -(-n_rows // SLAB_ROWS) > nonzeros // 4:
+        return None
+    is_head = np.zeros(block.shape[1], np.bool_)
+    is_head[chosen] = True
+    share = _share_of_squares(block.indices, block.data, is_head)
+    return np.sort(chosen) if share > least_share else None
+
+
+def _number_columns(block: CsrMatrix, frequent: Int64Array) -> Int32Array:
+    used = np.zeros(block.shape[1], np.bool_)
+    used[block.indices] = True
+    used[frequent] = False
+    column_of = np.full(block.shape[1], -1, np.int32)
+    column_of[frequent] = np.arange(frequent.size, dtype=np.int32)
+    tail = np.flatnonzero(used)
+    column_of[tail] = -2 - np.arange(tail.size, dtype=np.int32)
+    return column_of
+
+
+@numba.njit(nogil=True, cache=True)
+def _share_of_squares(columns: Int32Array, weights: Float32Array, chosen: AnyArray) -> float:
+    inside, total = 0.0, 0.0
+    for place in range(columns.size):
+        square = np.float64(weights[place]) ** 2
+        total += square
+        if chosen[columns[place]]:
+            inside += square
+    return inside / total
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_head(
+    starts: Int64Array,
+    ends: Int64Array,
+    columns: Int32Array,
+    weights: Float32Array,
+    column_of: Int32Array,
+    n_head: int,
+    n_tail: int,
+    head: AnyArray,
+    largest: AnyArray,
+    tail_starts: Int64Array,
+) -> float:
+    """Write the levels of frequent columns, and count the others; returns the largest norm of a row's levels."""
+    norm = 0.0
+    for row in range(starts.size):
+        group, lane = row // GROUP_ROWS, row % GROUP_ROWS
+        above, group_lane = group // GROUP_ROWS, group % GROUP_ROWS
+        slab = row // SLAB_ROWS
+        squares = 0.0
+        for place in range(starts[row], ends[row]):
+            level = np.ceil(np.float64(weights[place]) * LEVELS)
+            squares += level * level
+            number = column_of[columns[place]]
+            if number >= 0:
+                head[(group * n_head + number) * GROUP_ROWS + lane] = np.uint8(level)
+                slot = (above * n_head + number) * GROUP_ROWS + group_lane
+                largest[slot] = max(largest[slot], np.uint8(level))
+            else:
+                tail_starts[slab * n_tail + (-2 - number) + 2] += 1
+        norm = max(norm, squares)
+    return float(np.sqrt(norm))
+
+
+@numba.njit(nogil=True, cache=True)
+def _fill_tail(
+    starts: Int64Array,
+    ends: Int64Array,
+    columns: Int32Array,
+    weights: Float32Array,
+    column_of: Int32Array,
+    n_tail: int,
+    tail_starts: Int64Array,
+    tail: AnyArray,
+) -> None:
+    for row in range(starts.size):
+        slab, own = row // SLAB_ROWS, np.uint32(row % SLAB_ROWS)
+        for place in range(starts[row], ends[row]):
+            number = column_of[columns[place]]
+            if number < 0:
+                slot = slab * n_tail + (-2 - number) + 1
+                level = np.uint32(np.ceil(np.float64(weights[place]) * LEVELS))
+                tail[tail_starts[slot]] = (own << np.uint32(8)) | level
+                tail_starts[slot] += 1

@@ -1,0 +1,301 @@
+"""How a batch of rows after the other is answered from a dense index."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, LEVELS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
+from noveltyflow.similarity.kernels.scoring import (
+    PLACES,
+    SINGLE,
+    Members,
+    Query,
+    enter_columns,
+    insert_members,
+    leave_columns,
+    score,
+)
+from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+
+BATCH_ROWS = 64
+"""Query rows that go through a slab together."""
+_MOST = 65_535.0
+_BUCKETS = 256
+
+
+class Batch(NamedTuple):
+    """Arrays of one thread; b is `BATCH_ROWS`, n = `width` the most columns of a query row.
+
+    `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there;
+    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_heads`, `n_tails` int64 (b,);
+    `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with which
+    a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels; `bounds` uint16
+    (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
+    `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `place_of`, `hits` int32: see `scoring.score`; `work`
+    int64 (3,): products, candidates, similarities.
+    """
+
+    head_columns: AnyArray
+    head_factors: AnyArray
+    tail_columns: Int64Array
+    tail_factors: AnyArray
+    n_heads: Int64Array
+    n_tails: Int64Array
+    scale: AnyArray
+    least: Int64Array
+    sums: AnyArray
+    bounds: AnyArray
+    some_bounds: AnyArray
+    rows: Int32Array
+    sorted_rows: Int32Array
+    place_of: Int32Array
+    hits: Int32Array
+    work: Int64Array
+    width: int
+
+
+def batch_bytes(longest_row: int) -> int:
+    """Bytes of the arrays that `_make_batch` makes, for rows of at most so many columns in block and queries."""
+    each = 14 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
+    return BATCH_ROWS * each + 8 * SLAB_ROWS + 4 * (PLACES + longest_row) + 1024
+
+
+@numba.njit(nogil=True, cache=True)
+def _make_batch(longest_query: int, longest_row: int) -> Batch:
+    width = longest_query
+    return Batch(
+        np.zeros(BATCH_ROWS * width, np.uint16),
+        np.zeros(BATCH_ROWS * width, np.uint16),
+        np.zeros(BATCH_ROWS * width, np.int64),
+        np.zeros(BATCH_ROWS * width, np.uint16),
+        np.zeros(BATCH_ROWS, np.int64),
+        np.zeros(BATCH_ROWS, np.int64),
+        np.zeros(BATCH_ROWS, np.float64),
+        np.zeros(BATCH_ROWS, np.int64),
+        np.zeros(BATCH_ROWS * SLAB_ROWS, np.uint16),
+        np.zeros((BATCH_ROWS, SLAB_GROUPS), np.uint16),
+        np.zeros(GROUP_ROWS, np.uint16),
+        np.empty(SLAB_ROWS, np.int32),
+        np.empty(SLAB_ROWS, np.int32),
+        np.full(PLACES, -1, np.int32),
+        np.empty(longest_row + 1, np.int32),
+        np.zeros(3, np.int64),
+        width,
+    )
+
+
+@numba.njit(nogil=True, cache=True)
+def search_rows(
+    indptr: Int64Array,
+    columns: Int32Array,
+    weights: Float32Array,
+    index: DenseIndex,
+    members: Members,
+    row_of: Int64Array,
+    own_offset: int,
+    similarities: Float32Array,
+    neighbors: Int64Array,
+) -> Int64Array:
+    """Improve the best k of every query row, in place; returns products, candidates, similarities computed.
+
+    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
+    """
+    longest_query, longest_row = 0, 0
+    for row in range(indptr.size - 1):
+        longest_query = max(longest_query, indptr[row + 1] - indptr[row])
+    for row in range(index.row_starts.size):
+        longest_row = max(longest_row, index.row_ends[row] - index.row_starts[row])
+    batch = _make_batch(longest_query, longest_row)
+    n_slabs = -(-index.row_starts.size // SLAB_ROWS)
+    for start in range(0, indptr.size - 1, BATCH_ROWS):
+        stop = min(start + BATCH_ROWS, indptr.size - 1)
+        _load(indptr[start : stop + 1], columns, weights, index, batch)
+        near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
+        for step in range(2 * n_slabs):
+            # near, near + 1, near - 1, ...: the best neighbours of a row mostly stand near it.
+            slab = near + (step + 1) // 2 if step % 2 else near - step // 2
+            if not 0 <= slab < n_slabs or (step == 0) != (slab == near):
+                continue
+            _sum_tails(index, slab, stop - start, batch)
+            _sum_heads(index, slab, stop - start, similarities[start:stop], batch)
+            for row in range(start, stop):
+                own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
+                entries = slice(indptr[row], indptr[row + 1])
+                query = Query(columns[entries], weights[entries], own, similarities[row], neighbors[row])
+                _answer(index, members, query, slab, row - start, batch)
+    return batch.work
+
+
+@numba.njit(nogil=True, cache=True)
+def _load(
+    indptr: Int64Array, columns: Int32Array, weights: Float32Array, index: DenseIndex, batch: Batch
+) -> None:
+    """Levels of the queries, as high as keeps every sum of products within 16 bits, by Cauchy-Schwarz."""
+    column_of = index.column_of
+    for query in range(indptr.size - 1):
+        start, stop = indptr[query], indptr[query + 1]
+        squares = 0.0
+        for place in range(start, stop):
+            squares += np.float64(weights[place]) ** 2
+        # Rounding up adds at most 1 to a level, and so the root of their number to the norm.
+        room = _MOST / max(index.largest_norm, 1.0) - np.sqrt(stop - start) - 1.0
+        levels = min(room / max(np.sqrt(squares), 1e-30), LEVELS * 1.06)
+        batch.scale[query] = levels * LEVELS
+        heads, tails, base = 0, 0, query * batch.width
+        for place in range(start, stop):
+            number = column_of[columns[place]]
+            level = np.uint16(np.ceil(np.float64(weights[place]) * levels))
+            if number >= 0:
+                batch.head_columns[base + heads], batch.head_factors[base + heads] = number, level
+                heads += 1
+            elif number < -1:
+                batch.tail_columns[base + tails], batch.tail_factors[base + tails] = -2 - number, level
+                tails += 1
+        batch.n_heads[query], batch.n_tails[query] = heads, tails
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_tails(index: DenseIndex, slab: int, n_queries: int, batch: Batch) -> None:
+    """Begin the sums of all rows of a slab with the postings of rare columns."""
+    starts, tail, sums = index.tail_starts, index.tail, batch.sums
+    columns, factors, n_tails = batch.tail_columns, batch.tail_factors, batch.n_tails
+    first, width = slab * index.n_tail, batch.width
+    for query in range(n_queries):
+        sums[query * SLAB_ROWS : (query + 1) * SLAB_ROWS] = 0
+        base = np.uint64(query * SLAB_ROWS)
+        for number in range(n_tails[query]):
+            column = first + columns[query * width + number]
+            factor = factors[query * width + number]
+            for place in range(np.uint64(starts[column]), np.uint64(starts[column + 1])):
+                posting = tail[place]
+                row = base + np.uint64(posting >> np.uint32(8))
+                sums[row] = np.uint16(sums[row] + factor * np.uint16(posting & np.uint32(0xFF)))
+            batch.work[0] += starts[column + 1] - starts[column]
+
+
+@numba.njit(nogil=True, cache=True)
+def _least_sum(similarity: float, scale: float) -> int:
+    """Least sum of products of levels with which a row can have `similarity`; at least 1, a shared column."""
+    least = np.float64(similarity) * SINGLE * scale - 1.0
+    return int(least) if least > 1.0 else 1
+
+
+@numba.njit(nogil=True, cache=True)
+def _sum_heads(
+    index: DenseIndex, slab: int, n_queries: int, similarities: Float32Array, batch: Batch
+) -> None:
+    """Complete the sums of the groups that can reach a query's threshold, and note the largest of each."""
+    for query in range(n_queries):
+        batch.least[query] = _least_sum(similarities[query, -1], batch.scale[query])
+    n_groups = min(-(-index.row_starts.size // GROUP_ROWS) - slab * SLAB_GROUPS, SLAB_GROUPS)
+    for above in range(-(-n_groups // GROUP_ROWS)):
+        for query in range(n_queries):
+            _bound_groups(index, slab, above, query, batch)
+    head, sums, least, bounds = index.head, batch.sums, batch.least, batch.bounds
+    columns, factors, n_heads, width = batch.head_columns, batch.head_factors, batch.n_heads, batch.width
+    for group in range(n_groups):
+        first = (slab * SLAB_GROUPS + group) * index.n_head * GROUP_ROWS
+        for query in range(n_queries):
+            if bounds[query, group] < least[query]:
+                bounds[query, group] = 0
+                continue
+            at = query * SLAB_ROWS + group * GROUP_ROWS
+            own = slice(query * width, (query + 1) * width)
+            bounds[query, group] = add_columns(
+                sums, at, head, first, columns[own], factors[own], n_heads[query]
+            )
+            batch.work[0] += n_heads[query] * GROUP_ROWS
+
+
+@numba.njit(nogil=True, cache=True)
+def _bound_groups(index: DenseIndex, slab: int, above: int, query: int, batch: Batch) -> None:
+    """Bound 32 groups by the sums of their tails and by their largest levels in the head."""
+    sums, bounds, some, width = batch.sums, batch.bounds, batch.some_bounds, batch.width
+    for lane in range(GROUP_ROWS):
+        at = query * SLAB_ROWS + (above * GROUP_ROWS + lane) * GROUP_ROWS
+        some[lane] = add_columns(sums, at, index.head, 0, batch.head_columns, batch.head_factors, 0)
+    first = (slab * (SLAB_GROUPS // GROUP_ROWS) + above) * index.n_head * GROUP_ROWS
+    own = slice(query * width, (query + 1) * width)
+    add_largest(
+        some, 0, index.largest, first, batch.head_columns[own], batch.head_factors[own], batch.n_heads[query]
+    )
+    bounds[query, above * GROUP_ROWS : (above + 1) * GROUP_ROWS] = some
+
+
+@numba.njit(nogil=True, cache=True)
+def _answer(index: DenseIndex, members: Members, query: Query, slab: int, number: int, batch: Batch) -> None:
+    """Compute the similarities to the rows of a slab that can be among the query's best, likely ones first."""
+    similarities, scale = query.similarities, batch.scale[number]
+    if not np.any(batch.bounds[number]):
+        return
+    likely = max(_likely_sum(batch.bounds[number], similarities.size), batch.least[number])
+    enter_columns(query.columns, batch.place_of)
+    found = _collect(index, slab, number, likely, 1 << 16, batch)
+    _score_rows(index, members, query, slab, number, found, batch)
+    least = _least_sum(similarities[-1], scale)
+    if least < likely:
+        found = _collect(index, slab, number, least, likely, batch)
+        _score_rows(index, members, query, slab, number, found, batch)
+    leave_columns(query.columns, batch.place_of)
+
+
+@numba.njit(nogil=True, cache=True)
+def _likely_sum(bounds: AnyArray, n_neighbors: int) -> int:
+    """A sum that some row of at least `n_neighbors` groups reaches, or 0."""
+    counts = np.zeros(_BUCKETS, np.int64)
+    for bound in bounds:
+        counts[bound >> 8] += 1
+    groups = 0
+    for bucket in range(_BUCKETS - 1, 0, -1):
+        groups += counts[bucket]
+        if groups >= n_neighbors:
+            return bucket << 8
+    return 0
+
+
+@numba.njit(nogil=True, cache=True)
+def _score_rows(
+    index: DenseIndex, members: Members, query: Query, slab: int, number: int, found: int, batch: Batch
+) -> None:
+    rows, sums, scale = batch.sorted_rows, batch.sums, batch.scale[number]
+    similarities, neighbors, place_of, hits = query.similarities, query.neighbors, batch.place_of, batch.hits
+    row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
+    own_columns, own_weights = query.columns, query.weights
+    batch.work[1] += found
+    base, first = number * SLAB_ROWS, slab * SLAB_ROWS
+    for place in range(found):
+        row = rows[place]
+        if sums[base + row] < _least_sum(similarities[-1], scale):
+            continue
+        batch.work[2] += 1
+        entries = slice(row_starts[first + row], row_ends[first + row])
+        similarity = score(own_columns, own_weights, columns[entries], weights[entries], place_of, hits)
+        if similarity >= similarities[-1]:
+            insert_members(similarity, first + row, members, query.own, similarities, neighbors)
+
+
+@numba.njit(nogil=True, cache=True)
+def _collect(index: DenseIndex, slab: int, number: int, least: int, below: int, batch: Batch) -> int:
+    """List the rows of a slab whose sums are at least `least` and less than `below`, the largest sums first."""
+    rows, ordered, sums, bounds = batch.rows, batch.sorted_rows, batch.sums, batch.bounds
+    base, found = number * SLAB_ROWS, 0
+    last = min(index.row_starts.size - slab * SLAB_ROWS, SLAB_ROWS)
+    for group in range(-(-last // GROUP_ROWS)):
+        if bounds[number, group] >= least:
+            for row in range(group * GROUP_ROWS, min((group + 1) * GROUP_ROWS, last)):
+                rows[found] = row
+                found += int(least <= sums[base + row] < below)
+    ends = np.zeros(_BUCKETS + 1, np.int64)
+    for place in range(found):
+        ends[_BUCKETS - (sums[base + rows[place]] >> 8)] += 1
+    for bucket in range(1, _BUCKETS + 1):
+        ends[bucket] += ends[bucket - 1]
+    for place in range(found):
+        bucket = _BUCKETS - 1 - (sums[base + rows[place]] >> 8)
+        ordered[ends[bucket]] = rows[place]
+        ends[bucket] += 1
+    return found
