@@ -255,8 +255,8 @@ class Run:
             "nonzeros": features["nonzeros"],
             "columns": self.store.figures("idf")["columns"],
             "n_neighbors": self.n_neighbors,
-            "tile_stats": self.store.figures("neighbors")["tile_stats"],
-            "audit": self.store.audit,
+            **(self.store.aside("work") or {}),
+            "audit": self.store.aside("audit"),
             "settings": self.store.header["settings"],
             "inputs": self.store.header["inputs"],
         }

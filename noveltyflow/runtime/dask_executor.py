@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from itertools import count, islice
@@ -15,7 +14,7 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
-from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
+from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import usable_memory
 from noveltyflow.runtime.sharing import Sharing
@@ -97,23 +96,23 @@ class DaskExecutor:
             yield result
 
     def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
-        """See `Executor.share`. A worker has one task at a time for each of its slots."""
-        numbers: Counter[str] = Counter()
+        """See `Executor.share`. A worker with memory left has one task at a time for each of its slots."""
+        numbers = count()
 
-        def submit(backend: str, task: Task) -> Future:
-            numbers[backend] += 1
+        def submit(seat: Seat, task: Task) -> Future:
             return self._client.submit(
                 function,
                 *task,
-                key=(f"{name}-{self._token}", backend, numbers[backend]),
-                resources={RESOURCES[backend]: 1},
+                key=(f"{name}-{self._token}", seat.backend, next(numbers)),
+                resources={RESOURCES[seat.backend]: 1},
+                workers=[seat.worker],
                 retries=_RETRIES,
                 pure=False,
             )
 
-        for backend, future in Sharing(self._client, work, submit):
+        for seat, future in Sharing(self._client, work, submit):
             result = outcome(future, name)
-            work.done(backend, result)
+            work.done(seat.worker, seat.backend, result)
             yield result
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:

@@ -11,7 +11,8 @@ RESERVED_BYTES = 400 << 20
 TASK_BYTES = 32 << 20
 """What any task may take besides its data: buffers of codecs and of Arrow, fragments of the heap."""
 _LEAST_TASK_BYTES = 64 << 20
-_USABLE_SHARE = 0.8
+USABLE_SHARE = 0.8
+"""Of a worker's memory limit, where Dask pauses it."""
 _SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 262_144
 _STRIPS_PER_THREAD = 3
 
@@ -30,7 +31,7 @@ STAGE_OF = {
 
 def usable_memory(memory_limit: int) -> int:
     """Bytes of a worker's `memory_limit` that its tasks share; Dask pauses a worker above 80 %."""
-    return max(0, int(memory_limit * _USABLE_SHARE) - RESERVED_BYTES)
+    return max(0, int(memory_limit * USABLE_SHARE) - RESERVED_BYTES)
 
 
 def require_worker_memory(memory_limit: int) -> None:
@@ -41,7 +42,7 @@ def require_worker_memory(memory_limit: int) -> None:
     ResourceError
         With both figures.
     """
-    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / _USABLE_SHARE)
+    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / USABLE_SHARE)
     if memory_limit < needed:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "

@@ -15,7 +15,7 @@ from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.memory import block_tasks, input_tasks, sampled_shape
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import features, neighbors, urls
+from noveltyflow.runtime.stages import features, indexed, neighbors, urls
 
 TASKS = {
     "read": (urls, "read"),
@@ -67,7 +67,7 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"]).items()}
     projected = input_tasks(shape) | blocks
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
-    neighbors._PreparedCache.put = lambda *_: None  # type: ignore[method-assign]
+    indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]
     compute(path, path.with_suffix(".zarr"), settings, block_rows, 1 << 34)
     figures = {name: [max(peaks), projected[name]] for name, peaks in measured.items()}
     sys.stdout.write(json.dumps(figures))
