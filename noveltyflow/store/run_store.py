@@ -18,6 +18,7 @@ from zarr.core.array_spec import ArrayConfigParams
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.store import profile
 from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
@@ -25,7 +26,7 @@ from noveltyflow.store.scratch import Scratch
 SCHEMA_VERSION = 2
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
-ASIDE = ("audit.json", "work.json", "memory")
+ASIDE = ("audit.json", "work.json", profile.FOLDER)
 """Names in a run folder that are no content of the run."""
 _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""

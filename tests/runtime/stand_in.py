@@ -26,7 +26,7 @@ class StandIn:
         return getattr(self._kernel, name)
 
     def compute(self, queries: Any, candidates: Any, *args: Any, **options: Any) -> Any:
-        tiles = candidates.n_rows // BLOCK_ROWS
+        tiles = -(-candidates.n_rows // BLOCK_ROWS)
         os.environ[COUNTER] = str(int(os.environ.get(COUNTER, 0)) + tiles)
         time.sleep(self._seconds * tiles)
         return self._kernel.compute(queries, candidates, *args, **options)
