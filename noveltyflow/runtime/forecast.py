@@ -17,12 +17,12 @@ from noveltyflow.features.weighting import inverse_document_frequency, weight_bl
 from noveltyflow.runtime.memory import (
     SHUFFLE_BYTES,
     InputShape,
-    block_tasks,
+    fit_blocks,
     in_surt_order,
     input_tasks,
     sampled_shape,
 )
-from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, choose_block_rows, mebibytes, usable_memory
+from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, mebibytes, usable_memory
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.neighbors import search
@@ -159,8 +159,9 @@ def _untimed(
     asked: int | None,
 ) -> Forecast:
     n_rows = max(shape.lines, 1)
-    of_blocks = block_tasks(shape, settings, capacity.backends)
-    block_rows = choose_block_rows(of_blocks, n_rows, capacity.allowed_mem, capacity.n_threads, asked)
+    block_rows, of_blocks = fit_blocks(
+        shape, settings, capacity.backends, capacity.allowed_mem, capacity.n_threads, asked
+    )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs)
     nonzeros = int(n_rows * shape.nonzeros_per_row)

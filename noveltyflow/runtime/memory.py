@@ -9,7 +9,7 @@ import numpy as np
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
-from noveltyflow.runtime.plan import TASK_BYTES
+from noveltyflow.runtime.plan import SMALLEST_BLOCK, TASK_BYTES, choose_block_rows, choose_strip_blocks
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
@@ -87,12 +87,30 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
     }
 
 
+def fit_blocks(
+    shape: InputShape,
+    settings: ScoringSettings,
+    backends: Sequence[str],
+    allowed: int,
+    n_threads: int,
+    asked: int | None,
+) -> tuple[int, Mapping[str, Callable[[int], int]]]:
+    """Rows in a block, and what its tasks then need; see `choose_block_rows`."""
+    n_rows = max(shape.lines, 1)
+    smallest = min(asked or SMALLEST_BLOCK, n_rows)
+    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
+    strip_blocks = choose_strip_blocks(lambda blocks: tile(smallest, blocks), allowed)
+    tasks = block_tasks(shape, settings, backends, strip_blocks)
+    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked), tasks
+
+
 def block_tasks(
-    shape: InputShape, settings: ScoringSettings, backends: Sequence[str]
+    shape: InputShape, settings: ScoringSettings, backends: Sequence[str], strip_blocks: int
 ) -> Mapping[str, Callable[[int], int]]:
-    """Peak bytes of the tasks that take row blocks, as functions of the rows in a block."""
+    """Peak bytes of the tasks that take row blocks or strips of them, as functions of the rows in a block."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
     # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
+    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
     ranges = int(2 * min(shape.lines, _RANGE_RECORDS) * (2 * shape.url_bytes + 40))
 
     def nonzeros(rows: int) -> int:
@@ -113,6 +131,6 @@ def block_tasks(
             TASK_BYTES + strings(rows) + int(3 * rows * shape.url_bytes) + 16 * nonzeros(rows)
         ),
         "document_frequency": document_frequency,
-        "tile": tile_bytes(shape.nonzeros_per_row, settings, backends),
-        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
+        "tile": lambda rows: tile(rows, strip_blocks),
+        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows * strip_blocks,
     }

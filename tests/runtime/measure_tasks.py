@@ -64,7 +64,7 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     for name, (module, function) in TASKS.items():
         setattr(module, function, watched(getattr(module, function), measured[name]))
     shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
-    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"]).items()}
+    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"], 1).items()}
     projected = input_tasks(shape) | blocks
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
     indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]

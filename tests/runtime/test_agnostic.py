@@ -168,7 +168,7 @@ def test_spans_and_pressure(
     monkeypatch.setattr(tile, "measured", load)
     monkeypatch.setattr(tile, "next_span", watched)
     out = run([one_file], one_file.with_name("run.zarr"), block_rows=10)
-    assert len(set(sizes)) > 2
+    assert len(set(sizes)) > 1
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
+import gc
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
 
 import numpy as np
+import pyarrow as pa
 import scipy.sparse as sp
 
 from noveltyflow.config import FeatureSettings
@@ -92,6 +96,10 @@ def spans_of(backend: str) -> IndexedSpans:
 
 
 def forget_spans() -> None:
-    """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
+    """Free what tasks left in this process: a worker outlives its runs, and nothing else takes this memory back."""
     for spans in list(_SPANS.values()):
         spans.shrink(0)
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # another libc than GNU's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -8,6 +8,7 @@ strip is through, a task named `merge` moves its neighbours to their final place
 
 from __future__ import annotations
 
+import json
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +18,7 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Handout
-from noveltyflow.runtime.plan import mebibytes
+from noveltyflow.runtime.plan import TASK_BYTES, choose_strip_blocks, cut_strips, mebibytes, spread_strips
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
@@ -30,6 +31,9 @@ from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
 
+_STRIPS = "strip_blocks.json"
+_LONGEST_ROW = 100
+"""How many times longer than the mean the longest row is taken to be."""
 _TASK_CHECKPOINTS = 6
 """Checkpoints of a task; it keeps its strip as long, because a new one would have to be read first."""
 _SPAN_CHECKPOINTS = 12
@@ -40,23 +44,37 @@ _MOST_LOSSES = 10
 
 def tile_bytes(
     nonzeros_per_row: float, settings: ScoringSettings, backends: Sequence[str]
-) -> Callable[[int], int]:
-    """Projected peak bytes of one `tile` task of any of the backends, as a function of the rows in a block."""
+) -> Callable[[int, int], int]:
+    """Projected peak bytes of the smallest `tile` task of any of the backends.
+
+    A function of the rows in a block, and of the blocks in a strip.
+    """
     kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
 
-    def projected(block_rows: int) -> int:
-        shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), n_features)
-        return max(tile_memory(kernel, shape, shape, settings.neighbors.n_neighbors) for kernel in kernels)
+    # What a longer row takes is among the bytes that every task may take.
+    longest = int(_LONGEST_ROW * nonzeros_per_row)
+
+    def projected(block_rows: int, strip_blocks: int) -> int:
+        queries, candidates = (
+            BlockShape(rows, int(nonzeros_per_row * rows), n_features, longest)
+            for rows in (strip_blocks * block_rows, block_rows)
+        )
+        k = settings.neighbors.n_neighbors
+        # When the frequencies are loaded first, they are there as counts, as weights, and in between.
+        return (
+            TASK_BYTES + 2 * 8 * n_features + max(tile_memory(it, queries, candidates, k) for it in kernels)
+        )
 
     return projected
 
 
-def merge(store: RunStore, block: Block) -> TileStats:
+def merge(store: RunStore, strip: Block) -> TileStats:
     """Move the neighbours of a strip that is through to their final place; the work they took."""
-    state = load_state(store, block)
+    state = load_state(store, strip)
     if state is None or not state.done.all():
-        raise StoreError(f"{store.path}: the checkpoint of row block {block.index} is gone; run again")
-    write_neighbors(store, block, state.best)
+        rows = f"rows {strip.start:,} to {strip.stop - 1:,}"
+        raise StoreError(f"{store.path}: the checkpoint of {rows} is gone; run again")
+    write_neighbors(store, strip, state.best)
     return state.stats
 
 
@@ -64,12 +82,12 @@ class _SharedTiles:
     """The tiles of a run as work that several workers share."""
 
     def __init__(
-        self, job: TileJob, backends: Sequence[str], blocks: Sequence[Block], strip_tiles: int
+        self, job: TileJob, backends: Sequence[str], strips: Sequence[Block], strip_tiles: int
     ) -> None:
-        done = tiles_done(job.store, blocks)
+        done = tiles_done(job.store, strips)
         self.backends = backends
-        self.handout = Handout({block: strip_tiles - done.get(block.index, 0) for block in blocks})
-        self.tiles, self.tiles_done = len(blocks) * strip_tiles, sum(done.values())
+        self.handout = Handout({strip: strip_tiles - done.get(strip, 0) for strip in strips})
+        self.tiles, self.tiles_done = len(strips) * strip_tiles, sum(done.values())
         self.kernel_seconds, self.most_slots = 0.0, 0
         self._job, self._strip_tiles = job, strip_tiles
         self._sizes, self._losses = SpanSizes(), Counter[Block]()
@@ -125,11 +143,13 @@ def compute_neighbors(
     fingerprint: str,
 ) -> None:
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
-    blocks = blocks_of(store)
-    job = _plan_tiles(store, settings, backends, executor, reporter)
-    kernel_share = _compute_strips(job, backends, blocks, executor, reporter)
+    # What earlier stages left in the workers' heaps would stand in the way of larger spans.
+    executor.everywhere(forget_spans)
+    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
+    strips = cut_strips(blocks_of(store), strip_blocks)
+    kernel_share = _compute_strips(job, backends, strips, executor, reporter)
     allocate_neighbors(store, settings.neighbors.n_neighbors)
-    stats = _merge_strips(store, blocks, executor, reporter)
+    stats = _merge_strips(store, strips, executor, reporter)
     store.write_aside("work", {"tile_stats": asdict(stats), "kernel_share": kernel_share})
     finish(store, "neighbors", fingerprint, executor, n_neighbors=settings.neighbors.n_neighbors)
     store.scratch.remove()
@@ -144,9 +164,10 @@ def recompute_neighbors(
     blocks: Sequence[Block],
 ) -> None:
     """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
-    job = _plan_tiles(store, settings, backends, executor, reporter)
-    _compute_strips(job, backends, blocks, executor, reporter)
-    _merge_strips(store, blocks, executor, reporter)
+    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
+    strips = cut_strips(blocks, strip_blocks)
+    _compute_strips(job, backends, strips, executor, reporter)
+    _merge_strips(store, strips, executor, reporter)
     store.scratch.remove()
 
 
@@ -156,12 +177,12 @@ def _plan_tiles(
     backends: Sequence[str],
     executor: Executor,
     reporter: Reporter,
-) -> TileJob:
-    """Compare what tiles need with what workers and devices have."""
+) -> tuple[TileJob, int]:
+    """Compare what tiles need with what workers and devices have; how many blocks a strip has."""
     block_rows = store.figures("urls")["block_rows"]
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
-    needed, allowed = tile_bytes(nonzeros_per_row, settings, backends)(block_rows), executor.memory_per_thread
-    if needed > allowed:
+    needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
+    if (needed := needs(block_rows, 1)) > allowed:
         raise ResourceError(
             f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, "
             f"needs {mebibytes(needed)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
@@ -171,7 +192,18 @@ def _plan_tiles(
     if device_bytes is not None:
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
         _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
-    return TileJob(store, settings, allowed, device_bytes, executor.checkpoint_seconds)
+    affordable = choose_strip_blocks(lambda blocks: needs(block_rows, blocks), allowed)
+    strip_blocks = _begun_with(store, affordable, executor.n_threads)
+    return TileJob(store, settings, allowed, device_bytes, executor.checkpoint_seconds), strip_blocks
+
+
+def _begun_with(store: RunStore, affordable: int, n_threads: int) -> int:
+    """Blocks in a strip: as an interrupted run had them, whose checkpoints count, unless that is too many."""
+    stored = json.loads(store.scratch.read(_STRIPS) or b"0")
+    if not 0 < stored <= affordable:
+        stored = spread_strips(affordable, len(blocks_of(store)), n_threads)
+        store.scratch.write(_STRIPS, json.dumps(stored).encode())
+    return int(stored)
 
 
 def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:
@@ -185,10 +217,10 @@ def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, 
 
 
 def _compute_strips(
-    job: TileJob, backends: Sequence[str], blocks: Sequence[Block], executor: Executor, reporter: Reporter
+    job: TileJob, backends: Sequence[str], strips: Sequence[Block], executor: Executor, reporter: Reporter
 ) -> float | None:
     """Compute all tiles; of the time that workers were there for them, the share in which kernels computed."""
-    work = _SharedTiles(job, backends, blocks, len(blocks_of(job.store)))
+    work = _SharedTiles(job, backends, strips, len(blocks_of(job.store)))
     reporter.start("tile", work.tiles, "tiles")
     reporter.advance(work.tiles_done)
     before, started = work.tiles_done, time.monotonic()
@@ -206,12 +238,12 @@ def _compute_strips(
 
 
 def _merge_strips(
-    store: RunStore, blocks: Sequence[Block], executor: Executor, reporter: Reporter
+    store: RunStore, strips: Sequence[Block], executor: Executor, reporter: Reporter
 ) -> TileStats:
-    reporter.start("merge", len(blocks), "blocks")
+    reporter.start("merge", len(strips), "strips")
     stats = TileStats()
-    for work in executor.run("merge", merge, [(store, block) for block in blocks]):
+    for work in executor.run("merge", merge, [(store, strip) for strip in strips]):
         stats += work
         reporter.advance(1)
-    reporter.finish(f"{stats.multiply_adds / sum(block.n_rows for block in blocks):,.0f} multiply-adds a row")
+    reporter.finish(f"{stats.multiply_adds / sum(strip.n_rows for strip in strips):,.0f} multiply-adds a row")
     return stats

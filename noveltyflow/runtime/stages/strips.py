@@ -34,9 +34,9 @@ class StripState:
     stats: TileStats
 
     @classmethod
-    def begin(cls, block: Block, n_blocks: int, n_neighbors: int) -> StripState:
-        """A strip without any tile."""
-        return cls(np.zeros(n_blocks, np.bool_), TopK.empty(block.n_rows, n_neighbors), TileStats())
+    def begin(cls, strip: Block, n_blocks: int, n_neighbors: int) -> StripState:
+        """A strip without any tile; `n_blocks` is how many it will have."""
+        return cls(np.zeros(n_blocks, np.bool_), TopK.empty(strip.n_rows, n_neighbors), TileStats())
 
     @property
     def tiles_done(self) -> int:
@@ -50,9 +50,9 @@ class StripState:
         return StripState(done, best, self.stats + work)
 
 
-def load_state(store: RunStore, block: Block) -> StripState | None:
-    """The checkpoint of a block's strip; None where there is none."""
-    data = store.scratch.read(_name(block))
+def load_state(store: RunStore, strip: Block) -> StripState | None:
+    """The checkpoint of a strip; None where there is none."""
+    data = store.scratch.read(_name(strip))
     if data is None:
         return None
     with np.load(io.BytesIO(data), allow_pickle=False) as saved:
@@ -60,8 +60,8 @@ def load_state(store: RunStore, block: Block) -> StripState | None:
         return StripState(saved["done"], best, TileStats(*saved["stats"].tolist()))
 
 
-def store_state(store: RunStore, block: Block, state: StripState) -> None:
-    """Write the checkpoint of a block's strip; it is on the disk, whole, when this returns."""
+def store_state(store: RunStore, strip: Block, state: StripState) -> None:
+    """Write the checkpoint of a strip; it is on the disk, whole, when this returns."""
     buffer = io.BytesIO()
     np.savez(
         buffer,
@@ -70,15 +70,15 @@ def store_state(store: RunStore, block: Block, state: StripState) -> None:
         done=state.done,
         stats=np.array(astuple(state.stats), np.int64),
     )
-    store.scratch.write(_name(block), buffer.getbuffer())
+    store.scratch.write(_name(strip), buffer.getbuffer())
 
 
-def tiles_done(store: RunStore, blocks: Sequence[Block]) -> dict[int, int]:
-    """How many tiles of each strip earlier, interrupted runs have stored, by index of its block."""
-    names = set(store.scratch.names("strips"))
-    states = {b.index: load_state(store, b) for b in blocks if f"{b.index:06d}.npz" in names}
-    return {index: state.tiles_done for index, state in states.items() if state is not None}
+def tiles_done(store: RunStore, strips: Sequence[Block]) -> dict[Block, int]:
+    """How many tiles of each strip earlier, interrupted runs have stored."""
+    names = {f"strips/{name}" for name in store.scratch.names("strips")}
+    states = {strip: load_state(store, strip) for strip in strips if _name(strip) in names}
+    return {strip: state.tiles_done for strip, state in states.items() if state is not None}
 
 
-def _name(block: Block) -> str:
-    return f"strips/{block.index:06d}.npz"
+def _name(strip: Block) -> str:
+    return f"strips/{strip.start:012d}-{strip.stop:012d}.npz"

@@ -20,7 +20,6 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.runtime.load import measured, wait_for_host
 from noveltyflow.runtime.plan import TASK_BYTES
 from noveltyflow.runtime.spans import SpanSize
-from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.indexed import load_span, span_key, spans_of
 from noveltyflow.runtime.stages.strips import StripState, load_state, store_state
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, PreparedBlock, TileKernel
@@ -63,14 +62,13 @@ class TileReport:
 
 
 def tile_memory(kernel: TileKernel, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-    """Projected peak bytes of a `tile` task while it computes one span of candidates and reads another such span."""
+    """Projected peak bytes of a `tile` task's data while it computes one span of candidates and reads another one."""
     # int32 columns and float32 weights; of the span that is read, for a while the counts they are made from too.
     loaded = (4 + 4) * queries.nonzeros + (4 + 4) * candidates.nonzeros + (4 + 4 + 4) * candidates.nonzeros
-    # The frequencies are loaded, made float64 and weighted.
-    idf = 3 * 8 * queries.features
+    idf = 8 * queries.features
     # Neighbours known so far, those of the last checkpoint, and the file that is made of these.
     strip = 3 * 12 * n_neighbors * queries.rows
-    return TASK_BYTES + loaded + idf + strip + kernel.bytes_needed(queries, candidates, n_neighbors)
+    return loaded + idf + strip + kernel.bytes_needed(queries, candidates, n_neighbors)
 
 
 def tile(
@@ -83,7 +81,7 @@ def tile(
     job
         What all tasks have in common.
     block
-        The rows that look for neighbours.
+        The rows that look for neighbours: one or several consecutive blocks of the run.
     backend
         What computes.
     seconds
@@ -165,7 +163,8 @@ class _Strip:
         self._blocks = blocks_of(job.store)
         self._k = job.settings.neighbors.n_neighbors
         self.state = load_state(job.store, block) or StripState.begin(block, len(self._blocks), self._k)
-        self._queries = load_weighted(job.store, block, job.settings.features)
+        own = [other for other in self._blocks if block.start <= other.start < block.stop]
+        self._queries = load_span(job.store, own, job.settings.features)
         self.kernel_seconds = 0.0
 
     def next(self, done: BoolArray, size: int) -> Sequence[Block]:
@@ -267,11 +266,12 @@ class _Strip:
         queries = self._queries.data.nbytes + self._queries.indices.nbytes + self._queries.indptr.nbytes
         best = self.state.best.similarities.nbytes + self.state.best.indices.nbytes
         kept = 0 if isinstance(self._kernel, DeviceKernel) else self._kept.nbytes
-        return int(queries + best + kept)
+        idf = 8 * self._queries.shape[1]
+        return int(queries + best + kept + idf)
 
     def _room(self) -> int:
         load = measured()
-        return self._job.allowed if load is None else load.room(self._held())
+        return self._job.allowed - TASK_BYTES if load is None else load.room(self._held())
 
     def _make_room(self, span: Sequence[Block]) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""
