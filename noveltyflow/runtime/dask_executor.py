@@ -16,10 +16,9 @@ from distributed.comm import CommClosedError
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
-from noveltyflow.runtime.plan import usable_memory
+from noveltyflow.runtime.plan import FAN_IN, usable_memory
 from noveltyflow.runtime.sharing import Sharing
 
-_FAN_IN = 8
 _RETRIES = 2
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
 _GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
@@ -132,7 +131,7 @@ class DaskExecutor:
         depth = 0
         while len(level) > 1:
             depth += 1
-            groups = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
+            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
             key = f"{name}_combine-{self._token}"
             level = [
                 dask.delayed(combine)(group, dask_key_name=(key, depth, i)) for i, group in enumerate(groups)

@@ -22,7 +22,14 @@ from noveltyflow.runtime.memory import (
     input_tasks,
     sampled_shape,
 )
-from noveltyflow.runtime.plan import RESERVED_BYTES, STAGE_OF, mebibytes, usable_memory
+from noveltyflow.runtime.plan import (
+    COUNTS_PER_THREAD,
+    FAN_IN,
+    RESERVED_BYTES,
+    STAGE_OF,
+    mebibytes,
+    usable_memory,
+)
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.neighbors import search
@@ -163,7 +170,7 @@ def _untimed(
         shape, settings, capacity.backends, capacity.allowed_mem, capacity.n_threads, asked
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
-    tasks = _tasks(shards, shape.lines, block_rows, needs)
+    tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
     nonzeros = int(n_rows * shape.nonzeros_per_row)
     neighbors = 24 * n_rows * settings.neighbors.n_neighbors
     return Forecast(
@@ -211,13 +218,16 @@ def require_fit(found: Forecast) -> None:
 
 
 def _tasks(
-    shards: Sequence[Shard], lines: int, block_rows: int, needs: Mapping[str, int]
+    shards: Sequence[Shard], lines: int, block_rows: int, needs: Mapping[str, int], n_threads: int
 ) -> list[TaskForecast]:
     blocks = max(1, -(-lines // block_rows))
+    counts = min(blocks, COUNTS_PER_THREAD * n_threads)
     numbers = {
         "read": len(partition_shards(shards)),
         "canonical": -(-lines // _PIECE_RECORDS),
         "sort": -(-lines // _RANGE_RECORDS),
+        "document_frequency": counts,
+        "document_frequency_combine": -(-(counts - 1) // (FAN_IN - 1)),
     }
     return [TaskForecast(STAGE_OF[name], name, numbers.get(name, blocks), needs[name]) for name in STAGE_OF]
 

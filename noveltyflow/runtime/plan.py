@@ -19,6 +19,10 @@ SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
 _STRIPS_PER_THREAD = 3
 STRIP_BLOCKS = 4
 """Most blocks whose rows look for neighbours together: the index of candidates is then made a quarter as often."""
+FAN_IN = 8
+"""Values that meet in one task of a tree."""
+COUNTS_PER_THREAD = 4
+"""Tasks that count documents, for each thread."""
 
 STAGE_OF = {
     "read": "urls",
@@ -27,6 +31,7 @@ STAGE_OF = {
     "rows": "urls",
     "hash": "features",
     "document_frequency": "idf",
+    "document_frequency_combine": "idf",
     "tile": "neighbors",
     "merge": "neighbors",
 }
