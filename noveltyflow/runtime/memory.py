@@ -131,7 +131,7 @@ def block_tasks(
         ),
         # int32 columns and float32 counts, compressed and not; the sum so far, and those of two blocks.
         "document_frequency": lambda rows: TASK_BYTES + 14 * nonzeros(rows) + 3 * 8 * n_features,
-        "document_frequency_combine": lambda _rows: TASK_BYTES + (FAN_IN + 1) * 8 * n_features,
+        "document_frequency_combine": lambda _rows: (FAN_IN + 2) * 8 * n_features,
         "tile": lambda rows: tile(rows, strip_blocks),
         "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows * strip_blocks,
     }

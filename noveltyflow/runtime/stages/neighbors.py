@@ -9,13 +9,14 @@ strip is through, a task named `merge` moves its neighbours to their final place
 from __future__ import annotations
 
 import json
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import ResourceError, StoreError, TaskError
+from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Handout
 from noveltyflow.runtime.plan import TASK_BYTES, choose_strip_blocks, cut_strips, mebibytes, spread_strips
@@ -30,6 +31,7 @@ from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
+from noveltyflow.store.files import is_local
 
 _STRIPS = "strip_blocks.json"
 _LONGEST_ROW = 100
@@ -192,9 +194,22 @@ def _plan_tiles(
     if device_bytes is not None:
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
         _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
+    _require_disk(store, settings.neighbors.n_neighbors)
     affordable = choose_strip_blocks(lambda blocks: needs(block_rows, blocks), allowed)
     strip_blocks = _begun_with(store, affordable, executor.n_threads)
     return TileJob(store, settings, allowed, device_bytes, executor.checkpoint_seconds), strip_blocks
+
+
+def _require_disk(store: RunStore, n_neighbors: int) -> None:
+    """Refuse to begin what the disk of the run folder has no room for: neighbours, and their checkpoints before."""
+    if not is_local(store.path):
+        return
+    needed, free = 2 * 12 * n_neighbors * store.figures("urls")["rows"], shutil.disk_usage(store.path).free
+    if free < needed:
+        raise TaskError(
+            f"No space left on device for stage neighbors: it needs up to {mebibytes(needed)}, {store.path} has "
+            f"{mebibytes(free)}; {FREE_SPACE}"
+        )
 
 
 def _begun_with(store: RunStore, affordable: int, n_threads: int) -> int:
