@@ -2,10 +2,10 @@
 
     python benchmarks/memory.py [LIST] [--workers N] [--memory-limit LIMIT]
 
-Prints one Markdown table: the peak of every process as the kernel counts it. The command itself is client and scheduler
-in one. LIST is anything the command reads; by default gov_1m.txt.gz from the folder NOVELTYFLOW_DATA, or from
-../shared/data beside the repository. Exit status 1 if the run failed, if a worker was lost or came within a fifth of its limit, where
-Dask pauses it, or if client and scheduler together held 500 MiB.
+Prints one Markdown table: the peak of every process as the kernel counts it. The command itself is client and
+scheduler in one. LIST is anything the command reads; by default gov_1m.txt.gz from the folder NOVELTYFLOW_DATA, or
+from ../shared/data beside the repository. Exit status 1 if the run failed, if a worker was lost or came within a
+fifth of its limit, where Dask pauses it, or if client and scheduler together held 500 MiB.
 """
 
 from __future__ import annotations
