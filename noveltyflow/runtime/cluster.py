@@ -130,7 +130,7 @@ def _is_ready(worker: Mapping[str, Any]) -> bool:
 
 def slots_of(client: Client) -> Counter[str]:
     """How many tiles of each backend the workers that are there now compute at once."""
-    slots: Counter[str] = Counter()
+    slots = Counter(dict.fromkeys(RESOURCES, 0))
     for seat in seats_of(client):
         slots[seat.backend] += seat.slots
     return slots

@@ -148,6 +148,8 @@ def execute(
         started = time.monotonic()
         stages[stage](prints[stage])
         log.info("stage %s took %.1f s", stage, time.monotonic() - started)
+    # A power cut may have kept the last marker, but not that this was removed.
+    store.scratch.remove()
 
 
 def _spool_folder(out: str) -> Path:

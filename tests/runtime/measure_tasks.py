@@ -72,6 +72,7 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
     blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"], 1).items()}
     projected = input_tasks(shape) | blocks
+    features.COUNTS_PER_THREAD = 2  # so that a task counts more than one block
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
     indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]
     compute(path, settings, block_rows)

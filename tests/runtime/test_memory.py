@@ -27,6 +27,8 @@ from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.shards import plan_shards
 
 SETTINGS = ScoringSettings()
+NOISE = 2 << 20
+"""Bytes below which the peak of a task cannot be told from what the process does besides."""
 PACKERS = {
     "gzip": gzip.compress,
     "zstd": zstandard.ZstdCompressor().compress,
@@ -59,7 +61,8 @@ def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Pa
     assert figures.keys() == STAGE_OF.keys()
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
     # Buffers of codecs, of Arrow and of the heap do not grow with the data; the rest must be right within twofold.
-    assert {name: pair for name, pair in figures.items() if pair[1] - TASK_BYTES > 2 * pair[0]} == {}
+    told = {name: (max(peak, NOISE), projected - TASK_BYTES) for name, (peak, projected) in figures.items()}
+    assert {name: pair for name, pair in told.items() if pair[1] > 2 * pair[0]} == {}
 
 
 @pytest.mark.slow
