@@ -297,15 +297,19 @@ def info(path: str, as_json: bool) -> None:
     if as_json:
         _echo_json(facts)
         return
-    from noveltyflow.terminal import printable
+    from noveltyflow.terminal import print_peaks, printable
 
     for name, value in facts.items():
         if name == "audit":
             click.echo(f"{name:>16}  {_audited(value)}")
+        elif name == "kernel_share":
+            click.echo(f"{name:>16}  {'not measured' if value is None else f'{value:.1%}'}")
         elif name in ("reject_reasons", "tile_stats"):
             click.echo(f"{name:>16}  " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
-        elif name not in ("settings", "inputs"):
+        elif name not in ("settings", "inputs", "memory_peaks"):
             click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
+    if facts["memory_peaks"]:
+        print_peaks(facts["memory_peaks"])
 
 
 def _audited(audit: dict[str, Any] | None) -> str:

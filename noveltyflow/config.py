@@ -121,6 +121,8 @@ class ClusterSettings(Settings):
     """Rows in a block, fixed for the whole run; by default the largest that the memory limit admits."""
     checkpoint_seconds: float = Field(default=5.0, ge=0)
     """Seconds that a task computes neighbours before it stores how far it came, which is what a kill can cost."""
+    profile_memory: bool = False
+    """Record twice a second what every worker holds into the run folder; `noveltyflow info` shows the peaks."""
     backend: Literal["auto", "cpu", "gpu"] = "auto"
     """Which kernels compute tiles; `auto` takes all that the workers have, GPUs and CPUs side by side."""
     device_memory_limit: str | None = None

@@ -23,6 +23,7 @@ from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
 from noveltyflow.store import STAGES, RunStore
 from noveltyflow.store.blocks import blocks_of
+from noveltyflow.store.profile import read_peaks
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
 
@@ -255,8 +256,9 @@ class Run:
             "nonzeros": features["nonzeros"],
             "columns": self.store.figures("idf")["columns"],
             "n_neighbors": self.n_neighbors,
-            "tile_stats": self.store.figures("neighbors")["tile_stats"],
-            "audit": self.store.audit,
+            **(self.store.aside("work") or {}),
+            "memory_peaks": read_peaks(self.store.path),
+            "audit": self.store.aside("audit"),
             "settings": self.store.header["settings"],
             "inputs": self.store.header["inputs"],
         }

@@ -141,6 +141,18 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     print_table(tasks)
 
 
+def print_peaks(peaks: list[dict[str, Any]]) -> None:
+    """Print what processes held at most, as `noveltyflow.store.profile.read_peaks` gives it."""
+    frame = pd.DataFrame(peaks)
+    frame["share"] = [
+        f"{rss / limit:.0%}" if limit else "" for rss, limit in zip(frame.rss, frame.limit, strict=True)
+    ]
+    for name in ("rss", "limit", "managed", "spilled", "host_free"):
+        frame[name] = [_bytes(value) if value else "" for value in frame[name]]
+    columns = ["stage", "process", "rss", "limit", "share", "managed", "spilled", "host_free"]
+    print_table(frame[columns].rename(columns={"rss": "peak"}))
+
+
 def _bytes(value: int) -> str:
     return f"{value / (1 << 20):,.0f} MiB"
 

@@ -76,7 +76,7 @@ def verify(path: str, *, rows: int = 1_000, progress: Callable[[int], None] = la
         _collect(audit, _count_problems(store, settings, progress))
         _collect(audit, _sample_problems(store, settings, audit.rows_rechecked))
     try:
-        store.write_audit(asdict(audit))
+        store.write_aside("audit", asdict(audit))
     except OSError as error:
         log.warning("%s: the audit could not be stored: %s", path, error)
     return audit

@@ -89,3 +89,14 @@ def test_a_whole_run_equals_the_plain_loop(folder: Path) -> None:
     )
     assert re.findall(r"(\w+) [\d.]+ s", cells[7]) == ["read", "canonical", "hash", "weight", "search"]
     assert "tile" in cells[6]
+
+
+@pytest.mark.slow
+def test_memory_shows_every_process_against_what_it_may_have(folder: Path) -> None:
+    done = run("memory.py", "--memory-limit", "1GiB", data=folder)
+    assert done.returncode == 0, done.stderr
+    table = cells_of(done.stdout)
+    assert set(table) == {"process", "client and scheduler", "worker 0", "worker 1"}
+    for name in ("worker 0", "worker 1"):
+        assert 100 < number(table[name][1]) < number(table[name][2]) == 1024
+    assert 100 < number(table["client and scheduler"][1]) < 500

@@ -23,6 +23,7 @@ from noveltyflow.runtime.repair import repair_run
 from noveltyflow.runtime.stages import neighbors
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.store import RunStore
+from noveltyflow.testing.runs import content_files
 from noveltyflow.verify import Audit, verify
 
 SETTINGS = ScoringSettings(
@@ -72,15 +73,9 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
-def content(run: Path) -> list[str]:
-    return sorted(
-        str(path.relative_to(run)) for path in run.rglob("*") if path.is_file() and path.name != "audit.json"
-    )
-
-
 def assert_same_bytes(run: Path, whole: Path) -> None:
-    assert content(run) == content(whole)
-    assert filecmp.cmpfiles(run, whole, content(whole), shallow=False)[1:] == ([], [])
+    assert content_files(run) == content_files(whole)
+    assert filecmp.cmpfiles(run, whole, content_files(whole), shallow=False)[1:] == ([], [])
 
 
 DAMAGES = {"flipped": flip, "truncated": truncate, "missing": Path.unlink}
@@ -99,7 +94,8 @@ def test_whole_run_has_no_problem_and_keeps_its_bytes(run: Path, whole: Path) ->
     assert audit.problems == []
     assert audit.rows_rechecked == 50
     assert (
-        audit.files == len([name for name in content(run) if not name.startswith(("stages", "checks"))]) - 1
+        audit.files
+        == len([name for name in content_files(run) if not name.startswith(("stages", "checks"))]) - 1
     )
     assert open_run(str(run)).info()["audit"]["problems"] == []
     assert_same_bytes(run, whole)
@@ -273,4 +269,4 @@ def test_a_run_made_anew_behind_a_link_leaves_the_link(run: Path, whole: Path, t
     plan = plan_run(inputs, str(link), SETTINGS, overwrite=True)
     execute(plan, SerialExecutor(), Silent(), block_rows=64, backend="cpu")
     assert link.is_symlink()
-    assert content(run) == content(whole)
+    assert content_files(run) == content_files(whole)

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from multiprocessing import resource_tracker
 from typing import Any
@@ -25,7 +26,7 @@ import noveltyflow.runtime.clock  # noqa: F401 - for the client, which loads no 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.forecast import Capacity
-from noveltyflow.runtime.plan import require_worker_memory
+from noveltyflow.runtime.plan import USABLE_SHARE, require_worker_memory
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
@@ -91,15 +92,49 @@ def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
         yield client
 
 
+@dataclass(frozen=True)
+class Seat:
+    """A worker that computes tiles of one backend.
+
+    Attributes
+    ----------
+    worker : str
+        Its address.
+    backend : str
+    slots : int
+        Tasks that it computes at once.
+    ready : bool
+        Whether it has memory for more: it is neither paused nor near its limit.
+    """
+
+    worker: str
+    backend: str
+    slots: int
+    ready: bool
+
+
+def seats_of(client: Client, backends: Sequence[str] = tuple(RESOURCES)) -> list[Seat]:
+    """Who computes tiles of some backends, as the workers said last."""
+    workers = client.scheduler_info(n_workers=-1)["workers"]
+    return [
+        Seat(address, backend, int(slots), _is_ready(about))
+        for backend in backends
+        for address, about in workers.items()
+        if (slots := about["resources"].get(RESOURCES[backend], 0))
+    ]
+
+
+def _is_ready(worker: Mapping[str, Any]) -> bool:
+    limit = worker["memory_limit"] or sys.maxsize
+    return bool(worker["status"] == "running" and worker["metrics"].get("memory", 0) <= USABLE_SHARE * limit)
+
+
 def slots_of(client: Client) -> Counter[str]:
     """How many tiles of each backend the workers that are there now compute at once."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
-    return Counter(
-        {
-            backend: sum(int(worker["resources"].get(resource, 0)) for worker in workers)
-            for backend, resource in RESOURCES.items()
-        }
-    )
+    slots = Counter(dict.fromkeys(RESOURCES, 0))
+    for seat in seats_of(client):
+        slots[seat.backend] += seat.slots
+    return slots
 
 
 def choose_backends(client: Client, backend: str) -> list[str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import reduce
@@ -16,12 +15,11 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
-from noveltyflow.runtime.cluster import RESOURCES, choose_backends, slots_of
+from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
-from noveltyflow.runtime.plan import MOST_TASKS, usable_memory
+from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
 from noveltyflow.runtime.sharing import Sharing
 
-_FAN_IN = 8
 _RETRIES = 2
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
 _GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
@@ -98,23 +96,23 @@ class DaskExecutor:
             yield from results
 
     def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
-        """See `Executor.share`. A worker has one task at a time for each of its slots."""
-        numbers: Counter[str] = Counter()
+        """See `Executor.share`. A worker with memory left has one task at a time for each of its slots."""
+        numbers = count()
 
-        def submit(backend: str, task: Task) -> Future:
-            numbers[backend] += 1
+        def submit(seat: Seat, task: Task) -> Future:
             return self._client.submit(
                 function,
                 *task,
-                key=(f"{name}-{self._token}", backend, numbers[backend]),
-                resources={RESOURCES[backend]: 1},
+                key=(f"{name}-{self._token}", seat.backend, next(numbers)),
+                resources={RESOURCES[seat.backend]: 1},
+                workers=[seat.worker],
                 retries=_RETRIES,
                 pure=False,
             )
 
-        for backend, future in Sharing(self._client, work, submit):
+        for seat, future in Sharing(self._client, work, submit):
             result = outcome(future, name)
-            work.done(backend, result)
+            work.done(seat.worker, seat.backend, result)
             yield result
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:
@@ -134,7 +132,7 @@ class DaskExecutor:
         depth = 0
         while len(level) > 1:
             depth += 1
-            groups = [level[i : i + _FAN_IN] for i in range(0, len(level), _FAN_IN)]
+            groups = [level[i : i + FAN_IN] for i in range(0, len(level), FAN_IN)]
             key = f"{name}_combine-{self._token}"
             level = [
                 dask.delayed(combine)(group, dask_key_name=(key, depth, i)) for i, group in enumerate(groups)

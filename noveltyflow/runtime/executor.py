@@ -25,14 +25,14 @@ class SharedWork(Protocol):
     def finished(self) -> bool:
         """Whether all is done."""
 
-    def take(self, backend: str, slots: Mapping[str, int]) -> Task | None:
+    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> Task | None:
         """Next task for a free worker of `backend`; `slots` is how many tasks each backend runs at once."""
 
-    def done(self, backend: str, result: Any) -> None:
+    def done(self, worker: str, backend: str, result: Any) -> None:
         """A task has given `result`, after which there may be more of them."""
 
-    def give_back(self, task: Task) -> None:
-        """A task will not be done by the workers that had it."""
+    def give_back(self, worker: str, task: Task) -> None:
+        """The worker that had a task is gone."""
 
 
 class Executor(Protocol):
@@ -105,11 +105,11 @@ class SerialExecutor:
         (backend,) = work.backends
 
         def tasks() -> Iterator[Task]:
-            while (task := work.take(backend, {backend: 1})) is not None:
+            while (task := work.take("", backend, {backend: 1})) is not None:
                 yield task
 
         for result in self.run(name, function, tasks()):
-            work.done(backend, result)
+            work.done("", backend, result)
             yield result
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:

@@ -17,16 +17,17 @@ from noveltyflow.features.weighting import inverse_document_frequency, weight_bl
 from noveltyflow.runtime.memory import (
     SHUFFLE_BYTES,
     InputShape,
-    block_tasks,
+    fit_blocks,
     in_surt_order,
     input_tasks,
     sampled_shape,
 )
 from noveltyflow.runtime.plan import (
+    COUNTS_PER_THREAD,
+    FAN_IN,
     MOST_TASKS,
     RESERVED_BYTES,
     STAGE_OF,
-    choose_block_rows,
     mebibytes,
     usable_memory,
 )
@@ -166,10 +167,11 @@ def _untimed(
     asked: int | None,
 ) -> Forecast:
     n_rows = max(shape.lines, 1)
-    of_blocks = block_tasks(shape, settings, capacity.backends)
-    block_rows = choose_block_rows(of_blocks, n_rows, capacity.allowed_mem, capacity.n_threads, asked)
+    block_rows, of_blocks = fit_blocks(
+        shape, settings, capacity.backends, capacity.allowed_mem, capacity.n_threads, asked
+    )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
-    tasks = _tasks(shards, shape.lines, block_rows, needs)
+    tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
     nonzeros = int(n_rows * shape.nonzeros_per_row)
     neighbors = 24 * n_rows * settings.neighbors.n_neighbors
     return Forecast(
@@ -217,13 +219,16 @@ def require_fit(found: Forecast) -> None:
 
 
 def _tasks(
-    shards: Sequence[Shard], lines: int, block_rows: int, needs: Mapping[str, int]
+    shards: Sequence[Shard], lines: int, block_rows: int, needs: Mapping[str, int], n_threads: int
 ) -> list[TaskForecast]:
     blocks = max(1, -(-lines // block_rows))
+    counts = min(blocks, COUNTS_PER_THREAD * n_threads)
     numbers = {
         "read": len(partition_shards(shards)),
         "canonical": -(-lines // _PIECE_RECORDS),
         "sort": -(-lines // _RANGE_RECORDS),
+        "document_frequency": counts,
+        "document_frequency_combine": -(-(counts - 1) // (FAN_IN - 1)),
     }
     most = {"tile": blocks}
     return [

@@ -80,6 +80,12 @@ class Handout:
         )
         return min(longest, sum(self._left.values()) / speed / 4) if speed else longest
 
+    def tiles_within(self, backend: str, seconds: float) -> int | None:
+        """How many tiles `backend` computes in that time, at least 1; None as long as it has computed none."""
+        if not self._seconds[backend]:
+            return None
+        return max(1, int(seconds * self.tiles[backend] / self._seconds[backend]))
+
     def give_back(self, block: Block) -> None:
         """The workers that had a strip are gone."""
         self._ready.add(block)

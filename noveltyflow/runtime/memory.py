@@ -9,7 +9,14 @@ import numpy as np
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
-from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES
+from noveltyflow.runtime.plan import (
+    FAN_IN,
+    MOST_TASKS,
+    SMALLEST_BLOCK,
+    TASK_BYTES,
+    choose_block_rows,
+    choose_strip_blocks,
+)
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
@@ -27,8 +34,6 @@ _RANGE_RECORDS = 150_000
 _PARTS, _LEAST_IN_PART = 8, 200
 SHUFFLE_BYTES = 64 * _MIB
 """Rows on their way between workers, as `dask.yaml` bounds them: half of it waits for the net, half for the disk."""
-_FAN_IN = 8
-"""Document frequencies that meet in one task."""
 
 
 @dataclass(frozen=True)
@@ -90,19 +95,37 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
         "read": TASK_BYTES + 3 * text + 400 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
-        "canonical": TASK_BYTES + pieces * (8 * text + 700 * records),
+        "canonical": TASK_BYTES + pieces * (9 * text + 700 * records),
         "sort": TASK_BYTES + int(in_range * (3 * shape.url_bytes + 200)),
     }
 
 
+def fit_blocks(
+    shape: InputShape,
+    settings: ScoringSettings,
+    backends: Sequence[str],
+    allowed: int,
+    n_threads: int,
+    asked: int | None,
+) -> tuple[int, Mapping[str, Callable[[int], int]]]:
+    """Rows in a block, and what its tasks then need; see `choose_block_rows`."""
+    n_rows = max(shape.lines, 1)
+    smallest = min(asked or SMALLEST_BLOCK, n_rows)
+    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
+    strip_blocks = choose_strip_blocks(lambda blocks: tile(smallest, blocks), allowed)
+    tasks = block_tasks(shape, settings, backends, strip_blocks)
+    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked), tasks
+
+
 def block_tasks(
-    shape: InputShape, settings: ScoringSettings, backends: Sequence[str]
+    shape: InputShape, settings: ScoringSettings, backends: Sequence[str], strip_blocks: int
 ) -> Mapping[str, Callable[[int], int]]:
-    """Peak bytes of the tasks that take row blocks, as functions of the rows in a block."""
+    """Peak bytes of the tasks that take row blocks or strips of them, as functions of the rows in a block."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
     # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
-    in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
-    ranges = int(2 * in_range * (2 * shape.url_bytes + 40))
+    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
+    in_ranges = min(shape.lines, 2 * _RANGE_RECORDS * _at_once(shape.lines, _AIM_RANGE_RECORDS))
+    ranges = int(in_ranges * (2 * shape.url_bytes + 40))
 
     def nonzeros(rows: int) -> int:
         return int(rows * shape.nonzeros_per_row)
@@ -110,18 +133,15 @@ def block_tasks(
     def strings(rows: int) -> int:
         return int(rows * 2 * (_STRING + shape.url_bytes))
 
-    def document_frequency(rows: int) -> int:
-        # int32 columns and float32 counts, compressed and not; or the frequencies that meet in one task.
-        counting = TASK_BYTES + 14 * nonzeros(rows) + 2 * 8 * n_features
-        return max(counting, (_FAN_IN + 2) * 8 * n_features)
-
     return {
         "rows": lambda rows: TASK_BYTES + ranges + strings(rows),
         # int32 columns and float32 counts, compressed and not; the text is there in bytes too.
         "hash": lambda rows: (
             TASK_BYTES + strings(rows) + int(3 * rows * shape.url_bytes) + 16 * nonzeros(rows)
         ),
-        "document_frequency": document_frequency,
-        "tile": tile_bytes(shape.nonzeros_per_row, settings, backends),
-        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
+        # int32 columns and float32 counts, compressed and not; the sum so far, and those of two blocks.
+        "document_frequency": lambda rows: TASK_BYTES + 14 * nonzeros(rows) + 3 * 8 * n_features,
+        "document_frequency_combine": lambda _rows: (FAN_IN + 2) * 8 * n_features,
+        "tile": lambda rows: tile(rows, strip_blocks),
+        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows * strip_blocks,
     }

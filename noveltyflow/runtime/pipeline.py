@@ -123,7 +123,8 @@ def execute(
     """Make the run folder where the plan says so, then carry out the unfinished stages."""
     # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
     from noveltyflow.runtime.stages.features import compute_features, compute_idf
-    from noveltyflow.runtime.stages.neighbors import compute_neighbors, forget_blocks
+    from noveltyflow.runtime.stages.indexed import forget_spans
+    from noveltyflow.runtime.stages.neighbors import compute_neighbors
     from noveltyflow.runtime.stages.urls import UrlStage
 
     store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
@@ -145,12 +146,13 @@ def execute(
         "neighbors": lambda mark: compute_neighbors(store, settings, backends, executor, reporter, mark),
     }
     # An earlier command may have been killed while its tiles filled the workers' memory.
-    executor.everywhere(forget_blocks)
+    executor.everywhere(forget_spans)
     for stage in todo:
         started = time.monotonic()
         stages[stage](prints[stage])
         log.info("stage %s took %.1f s", stage, time.monotonic() - started)
-    executor.everywhere(forget_blocks)
+    # A power cut may have kept the last marker, but not that this was removed.
+    store.scratch.remove()
 
 
 def _spool_folder(out: str) -> Path:

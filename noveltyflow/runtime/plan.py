@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 
 from noveltyflow.errors import ResourceError
+from noveltyflow.similarity.tiles import Block
 
 RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
@@ -13,9 +15,16 @@ TASK_BYTES = 32 << 20
 MOST_TASKS = 5_000
 """Tasks of one kind in a stage at most; beyond, each does more, since a scheduler must remember them all."""
 _LEAST_TASK_BYTES = 64 << 20
-_USABLE_SHARE = 0.8
-_SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 262_144
+USABLE_SHARE = 0.8
+"""Of a worker's memory limit, where Dask pauses it."""
+SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
 _STRIPS_PER_THREAD = 3
+STRIP_BLOCKS = 4
+"""Most blocks whose rows look for neighbours together: the index of candidates is then made a quarter as often."""
+FAN_IN = 8
+"""Values that meet in one task of a tree."""
+COUNTS_PER_THREAD = 4
+"""Tasks that count documents, for each thread."""
 
 STAGE_OF = {
     "read": "urls",
@@ -24,6 +33,7 @@ STAGE_OF = {
     "rows": "urls",
     "hash": "features",
     "document_frequency": "idf",
+    "document_frequency_combine": "idf",
     "tile": "neighbors",
     "merge": "neighbors",
 }
@@ -32,7 +42,7 @@ STAGE_OF = {
 
 def usable_memory(memory_limit: int) -> int:
     """Bytes of a worker's `memory_limit` that its tasks share; Dask pauses a worker above 80 %."""
-    return max(0, int(memory_limit * _USABLE_SHARE) - RESERVED_BYTES)
+    return max(0, int(memory_limit * USABLE_SHARE) - RESERVED_BYTES)
 
 
 def require_worker_memory(memory_limit: int) -> None:
@@ -43,7 +53,7 @@ def require_worker_memory(memory_limit: int) -> None:
     ResourceError
         With both figures.
     """
-    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / _USABLE_SHARE)
+    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / USABLE_SHARE)
     if memory_limit < needed:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "
@@ -78,7 +88,7 @@ def choose_block_rows(
     ResourceError
         When not even the smallest block (or the one asked for) fits into `allowed` bytes.
     """
-    smallest = min(asked or _SMALLEST_BLOCK, max(n_rows, 1))
+    smallest = min(asked or SMALLEST_BLOCK, max(n_rows, 1))
     needed, name = max((task(smallest), name) for name, task in projected.items())
     if needed > allowed:
         raise ResourceError(
@@ -88,11 +98,41 @@ def choose_block_rows(
         )
     if asked is not None:
         return smallest
-    spread = -(-n_rows // (_STRIPS_PER_THREAD * n_threads))
+    spread = -(-n_rows // (STRIP_BLOCKS * _STRIPS_PER_THREAD * n_threads))
     rows = max(smallest, min(spread, _LARGEST_BLOCK))
     while rows > smallest and any(task(rows) > allowed for task in projected.values()):
-        rows = max(smallest, rows // 2)
+        rows = max(smallest, rows * 3 // 4)
     return rows
+
+
+def choose_strip_blocks(tile: Callable[[int], int], allowed: int) -> int:
+    """Blocks in a strip: as many, up to four, as memory admits.
+
+    Parameters
+    ----------
+    tile
+        Peak bytes of a tile as a function of the blocks in its strip.
+    allowed
+        Bytes that one task may use.
+    """
+    fitting = (blocks for blocks in range(STRIP_BLOCKS, 1, -1) if tile(blocks) <= allowed)
+    return next(fitting, 1)
+
+
+def spread_strips(strip_blocks: int, n_blocks: int, n_threads: int) -> int:
+    """Blocks in a strip: no more than leave several strips for every thread."""
+    return max(1, min(strip_blocks, n_blocks // (_STRIPS_PER_THREAD * n_threads)))
+
+
+def cut_strips(blocks: Sequence[Block], strip_blocks: int) -> list[Block]:
+    """Group consecutive blocks to strips of at most so many, each of which is a block too."""
+    strips: list[Block] = []
+    for block in blocks:
+        if strips and strips[-1].stop == block.start and block.index % strip_blocks:
+            strips[-1] = replace(strips[-1], stop=block.stop)
+        else:
+            strips.append(block)
+    return strips
 
 
 def mebibytes(n_bytes: int) -> str:

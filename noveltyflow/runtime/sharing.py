@@ -1,4 +1,4 @@
-"""Keeps the workers of several backends at work on shared tasks, whoever of them comes or goes."""
+"""Keeps workers of several backends at work on shared tasks: those that have memory left, whoever comes or goes."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from concurrent.futures import CancelledError
 from distributed import Client, Future, wait
 
 from noveltyflow.errors import TaskError
-from noveltyflow.runtime.cluster import slots_of
+from noveltyflow.runtime.cluster import Seat, seats_of
 from noveltyflow.runtime.executor import SharedWork, Task
 
 LOOK_SECONDS = 2.0
-"""How often the workers are counted."""
+"""How often the workers are looked at."""
 PATIENCE_SECONDS = 300.0
 """How long a run waits for workers when it has none that could go on."""
 
@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 class Sharing:
-    """Iterates over `(backend, future)` as tasks end; the caller tells `work` what came of each.
+    """Iterates over `(seat, future)` as tasks end; the caller tells `work` what came of each.
+
+    A task is meant for one worker, because only the client sees what all of them have left. One that is paused or
+    near its memory limit is given no task until it has recovered; the task of one that is gone is given back.
 
     Parameters
     ----------
@@ -32,36 +35,39 @@ class Sharing:
     work
         Hands out the tasks.
     submit
-        Starts a task on the workers of a backend.
+        Starts a task on a worker.
     """
 
-    def __init__(self, client: Client, work: SharedWork, submit: Callable[[str, Task], Future]) -> None:
+    def __init__(self, client: Client, work: SharedWork, submit: Callable[[Seat, Task], Future]) -> None:
         self._client = client
         self._work = work
         self._submit = submit
-        self._running: dict[Future, tuple[str, Task]] = {}
-        self._slots: Counter[str] = Counter()
-        self._looked = self._had_workers = time.monotonic()
+        self._running: dict[Future, tuple[Seat, Task]] = {}
+        self._seats: list[Seat] = []
+        self._looked = self._could_go_on = time.monotonic()
 
-    def __iter__(self) -> Iterator[tuple[str, Future]]:
+    def __iter__(self) -> Iterator[tuple[Seat, Future]]:
         self._look()
         while not self._work.finished:
             self._start()
             for future in self._ended():
-                backend, _ = self._running.pop(future)
-                yield backend, future
+                seat, _ = self._running.pop(future)
+                yield seat, future
             if time.monotonic() - self._looked > LOOK_SECONDS:
                 self._look()
 
     def _start(self) -> None:
-        """Give every free slot a task, as far as there are some for it."""
-        busy = Counter(backend for backend, _ in self._running.values())
-        for backend in self._work.backends:
-            while busy[backend] < self._slots[backend]:
-                if (task := self._work.take(backend, self._slots)) is None:
+        """Give every free slot of a worker that is ready a task, as far as there are some for it."""
+        busy = Counter((seat.worker, seat.backend) for seat, _ in self._running.values())
+        slots: Counter[str] = Counter()
+        for seat in self._seats:
+            slots[seat.backend] += seat.slots
+        for seat in self._seats:
+            while seat.ready and busy[seat.worker, seat.backend] < seat.slots:
+                if (task := self._work.take(seat.worker, seat.backend, slots)) is None:
                     break
-                self._running[self._submit(backend, task)] = (backend, task)
-                busy[backend] += 1
+                self._running[self._submit(seat, task)] = (seat, task)
+                busy[seat.worker, seat.backend] += 1
 
     def _ended(self) -> list[Future]:
         if not self._running:
@@ -76,26 +82,29 @@ class Sharing:
             return [future for future in self._running if future.cancelled()]
 
     def _look(self) -> None:
-        """Count the workers; tasks of a backend that has none left are given back, for the others."""
-        found = slots_of(self._client)
-        self._slots = Counter({backend: found[backend] for backend in self._work.backends})
+        """Look at the workers; a task of one that is gone is given back, for the others."""
+        self._seats = seats_of(self._client, self._work.backends)
         self._looked = time.monotonic()
-        if any(self._slots.values()):
-            self._had_workers = self._looked
-        lost = [future for future, (backend, _) in self._running.items() if not self._slots[backend]]
+        if self._running or any(seat.ready for seat in self._seats):
+            self._could_go_on = self._looked
+        there = {seat.worker for seat in self._seats}
+        lost = [future for future, (seat, _) in self._running.items() if seat.worker not in there]
         lost = [future for future in lost if not future.done()]
         if not lost:
             return
         self._client.cancel(lost)
         for future in lost:
-            backend, task = self._running.pop(future)
-            log.warning("no %s worker is left; a task of theirs is given back", backend)
-            self._work.give_back(task)
+            seat, task = self._running.pop(future)
+            log.warning("%s worker %s is gone; its task is given back", seat.backend, seat.worker)
+            self._work.give_back(seat.worker, task)
 
     def _wait_for_workers(self) -> None:
-        if time.monotonic() - self._had_workers > PATIENCE_SECONDS:
+        if time.monotonic() - self._could_go_on > PATIENCE_SECONDS:
+            state, remedy = (
+                ("has memory left", "raise --memory-limit") if self._seats else ("is left", "start workers")
+            )
             raise TaskError(
-                f"no worker of {self._client.scheduler.address} is left that could compute tiles, for "
-                f"{PATIENCE_SECONDS:.0f} s; what was finished is kept: start workers and run again"
+                f"no worker of {self._client.scheduler.address} that could compute tiles {state}, for "
+                f"{PATIENCE_SECONDS:.0f} s; what was finished is kept: {remedy}, and give the same command again"
             )
         time.sleep(LOOK_SECONDS / 4)

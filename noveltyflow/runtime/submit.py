@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import ExitStack
 
 import dask
 
@@ -100,9 +101,13 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
     # Imported late, so that a plan is made, or refused, without waiting for dask.
     from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
+    from noveltyflow.runtime.profile import MemoryProfile
 
-    with connect(cluster) as client:
+    with ExitStack() as stack:
+        client = stack.enter_context(connect(cluster))
         reporter.note(f"dashboard: {client.dashboard_link}")
+        if cluster.profile_memory:
+            reporter = stack.enter_context(MemoryProfile(client, plan.store.path, reporter))
         device_limit = memory_limit(cluster, "device_memory_limit")
         token = plan.fingerprints["neighbors"]
         executor = DaskExecutor(client, token, cluster.checkpoint_seconds, device_limit)

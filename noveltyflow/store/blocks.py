@@ -65,6 +65,11 @@ def read_csr(store: RunStore, block: int) -> CsrMatrix:
     return matrix
 
 
+def csr_nonzeros(store: RunStore, block: int) -> int:
+    """Stored entries of a CSR block; only metadata is read."""
+    return int(store.array(f"features/{block:06d}/data").shape[0])
+
+
 def allocate_neighbors(store: RunStore, n_neighbors: int) -> None:
     """Make `neighbors/similarities` (float32) and `neighbors/indices` (int64), both `(n_rows, n_neighbors)`."""
     figures = store.figures("urls")

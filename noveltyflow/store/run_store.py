@@ -20,6 +20,7 @@ from zarr.core.array_spec import ArrayConfigParams
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.store import profile
 from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
@@ -27,7 +28,8 @@ from noveltyflow.store.scratch import Scratch
 SCHEMA_VERSION = 3
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
-_AUDIT = "audit.json"
+ASIDE = ("audit.json", "work.json", profile.FOLDER)
+"""Names in a run folder that are no content of the run."""
 _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
@@ -162,19 +164,18 @@ class RunStore:
                 fs.rm(path, recursive=True)
         fs.rm(root, recursive=True)
 
-    @property
-    def audit(self) -> dict[str, Any] | None:
-        """What the last `noveltyflow verify` found; it is no content of the run."""
-        data = Scratch(self.path).read(_AUDIT)
+    def aside(self, name: str) -> dict[str, Any] | None:
+        """What lies in `NAME.json` beside the content of the run: `audit`, or `work`; None where there is nothing."""
+        data = Scratch(self.path).read(f"{name}.json")
         return None if data is None else json.loads(data)
 
-    def write_audit(self, audit: Mapping[str, Any]) -> None:
-        """Store what `noveltyflow verify` found."""
-        Scratch(self.path).write(_AUDIT, json.dumps(audit, indent=2).encode())
+    def write_aside(self, name: str, values: Mapping[str, Any]) -> None:
+        """Store what may differ between runs of the same content: what `verify` found, what the work took."""
+        Scratch(self.path).write(f"{name}.json", json.dumps(values, indent=2).encode())
 
     def forget_audit(self) -> None:
         """No longer show what was found in files that are about to change."""
-        Scratch(self.path).remove(_AUDIT)
+        Scratch(self.path).remove("audit.json")
 
     def sweep(self) -> None:
         """Remove files that a killed process was writing; object stores keep none."""

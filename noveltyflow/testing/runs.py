@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ import scipy.sparse as sp
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_csr
 from noveltyflow.store.rejects import COLUMNS
+from noveltyflow.store.run_store import ASIDE
 
 
 def run_content(path: str) -> dict[str, Any]:
@@ -31,6 +33,12 @@ def run_content(path: str) -> dict[str, Any]:
     arrays = {name: np.asarray(store.array(name)[...]) for name in names}
     parts = {f"features/{part}": getattr(features, part) for part in ("data", "indices", "indptr")}
     return {**arrays, **parts, "figures": figures}
+
+
+def content_files(path: str | Path) -> list[str]:
+    """Sorted names, within a run folder, of all files that hold its content."""
+    names = (p.relative_to(path) for p in Path(path).rglob("*") if p.is_file())
+    return sorted(str(name) for name in names if name.parts[0] not in ASIDE)
 
 
 def assert_same_content(actual: str, expected: str, *, ignore: tuple[str, ...] = ()) -> None:

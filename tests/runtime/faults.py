@@ -14,6 +14,8 @@ from pathlib import Path
 import psutil
 from helpers import command
 
+from noveltyflow.testing.runs import content_files
+
 OPTIONS = [
     *("--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"),
     *("--checkpoint-seconds", "0.05"),
@@ -30,11 +32,9 @@ MOMENTS = {
 
 
 def same_bytes(left: Path, right: Path) -> bool:
-    names = [
-        {str(path.relative_to(root)) for path in root.rglob("*") if path.is_file()} for root in (left, right)
-    ]
-    assert names[0] == names[1]
-    return filecmp.cmpfiles(left, right, sorted(names[0]), shallow=False)[0] == sorted(names[0])
+    names = content_files(left)
+    assert names == content_files(right)
+    return filecmp.cmpfiles(left, right, names, shallow=False)[0] == names
 
 
 def start(urls: Path, out: Path, *options: object, **env: str) -> subprocess.Popen[bytes]:

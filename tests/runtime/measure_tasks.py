@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import ctypes
-import gc
 import json
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from noveltyflow.config import ScoringSettings
+from noveltyflow.features import frequency
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.memory import block_tasks, input_tasks, sampled_shape
 from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.plan import FAN_IN
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import features, neighbors, urls
+from noveltyflow.runtime.stages import features, indexed, neighbors, urls
 
 TASKS = {
     "read": (urls, "read"),
@@ -38,8 +40,7 @@ def watched(task: Callable[..., Any], peaks: list[int]) -> Callable[..., Any]:
     """The task, and its peak above what the process held before, which the kernel counts."""
 
     def watch(*args: Any) -> Any:
-        gc.collect()
-        ctypes.CDLL("libc.so.6").malloc_trim(0)
+        indexed.forget_spans()
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         result = task(*args)
@@ -49,9 +50,14 @@ def watched(task: Callable[..., Any], peaks: list[int]) -> Callable[..., Any]:
     return watch
 
 
-def compute(path: Path, out: Path, settings: ScoringSettings, block_rows: int, memory: int) -> None:
-    plan = plan_run([str(path)], str(out), settings)
-    execute(plan, SerialExecutor(memory), Silent(), block_rows=block_rows, backend="cpu")
+def compute(path: Path, settings: ScoringSettings, block_rows: int) -> None:
+    plan = plan_run([str(path)], str(path.with_suffix(".zarr")), settings)
+    execute(plan, SerialExecutor(1 << 34), Silent(), block_rows=block_rows, backend="cpu")
+
+
+def watch_combine(n_features: int) -> None:
+    """As the tree on a cluster does it, where `FAN_IN` values arrive while the task runs."""
+    frequency.combine([np.ones(n_features, np.int64) for _ in range(FAN_IN)])
 
 
 def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
@@ -59,16 +65,18 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     few = path.with_name("few.txt")
     few.write_text("\n".join(lines[:50]))
     # Imports and compiled kernels belong to what a worker needs before it does anything.
-    compute(few, few.with_suffix(".zarr"), settings, block_rows, 1 << 34)
-    measured: dict[str, list[int]] = {name: [] for name in TASKS}
+    compute(few, settings, block_rows)
+    measured: dict[str, list[int]] = {name: [] for name in (*TASKS, "document_frequency_combine")}
     for name, (module, function) in TASKS.items():
         setattr(module, function, watched(getattr(module, function), measured[name]))
     shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
-    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"]).items()}
+    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"], 1).items()}
     projected = input_tasks(shape) | blocks
+    features.COUNTS_PER_THREAD = 2  # so that a task counts more than one block
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
-    neighbors._PreparedCache.put = lambda *_: None  # type: ignore[method-assign]
-    compute(path, path.with_suffix(".zarr"), settings, block_rows, 1 << 34)
+    indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]
+    compute(path, settings, block_rows)
+    watched(watch_combine, measured["document_frequency_combine"])(settings.features.n_features)
     figures = {name: [max(peaks), projected[name]] for name, peaks in measured.items()}
     sys.stdout.write(json.dumps(figures))
 

@@ -9,6 +9,7 @@ from typing import Any
 from noveltyflow.similarity.kernels import registry
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 
+BLOCK_ROWS = 40
 COUNTER = "STAND_IN_TILES"
 """Environment variable of the worker that counts its tiles."""
 
@@ -24,10 +25,11 @@ class StandIn:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._kernel, name)
 
-    def compute(self, *args: Any, **options: Any) -> Any:
-        os.environ[COUNTER] = str(int(os.environ.get(COUNTER, 0)) + 1)
-        time.sleep(self._seconds)
-        return self._kernel.compute(*args, **options)
+    def compute(self, queries: Any, candidates: Any, *args: Any, **options: Any) -> Any:
+        tiles = -(-candidates.n_rows // BLOCK_ROWS)
+        os.environ[COUNTER] = str(int(os.environ.get(COUNTER, 0)) + tiles)
+        time.sleep(self._seconds * tiles)
+        return self._kernel.compute(queries, candidates, *args, **options)
 
 
 def dask_setup(worker: Any) -> None:

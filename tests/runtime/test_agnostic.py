@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,11 +19,13 @@ from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings,
 from noveltyflow.runtime import pipeline
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import Executor, SerialExecutor
+from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import neighbors, read, urls
-from noveltyflow.similarity.tiles import strip
+from noveltyflow.runtime.stages import read, tile, urls
+from noveltyflow.similarity.tiles import Block
 from noveltyflow.testing.runs import assert_same_content
+from noveltyflow.types import BoolArray
 
 SETTINGS = ScoringSettings(
     input=InputSettings(url_column="url"),
@@ -139,8 +141,34 @@ def test_line_order(lines: list[str], reference: str, tmp_path: Path) -> None:
 
 
 def test_tile_order(one_file: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(neighbors, "strip", lambda block, blocks: strip(block, blocks)[::-1])
+    def farthest(block: Block, blocks: Sequence[Block], done: BoolArray, size: int) -> Sequence[Block]:
+        return next((blocks[i : i + 1] for i in range(len(blocks) - 1, -1, -1) if not done[i]), [])
+
+    monkeypatch.setattr(tile, "next_span", farthest)
     out = run([one_file], one_file.with_name("run.zarr"))
+    assert_same_content(out, reference, ignore=("rejects/source",))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_spans_and_pressure(
+    seed: int, one_file: Path, reference: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    choose, sizes = random.Random(seed), []
+
+    def load() -> Load:
+        rss = choose.choice([0, 0, 0, 900 << 20, 990 << 20])
+        return Load(rss, 1000 << 20, 1, paused=choose.random() < 0.1, host_free=1 << 40)
+
+    def watched(*args: object) -> object:
+        span = next_span(*args)  # type: ignore[arg-type]
+        sizes.append(len(span))
+        return span
+
+    next_span = tile.next_span
+    monkeypatch.setattr(tile, "measured", load)
+    monkeypatch.setattr(tile, "next_span", watched)
+    out = run([one_file], one_file.with_name("run.zarr"), block_rows=10)
+    assert len(set(sizes)) > 1
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 

@@ -18,8 +18,7 @@ from noveltyflow.errors import StoreError, TaskError
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import neighbors
-from noveltyflow.similarity.tiles import Block
+from noveltyflow.runtime.stages import indexed
 from noveltyflow.store import RunStore
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not know the tests
@@ -50,20 +49,19 @@ def test_a_task_that_was_dropped_says_what_to_do(client: Client) -> None:
         next(results)
 
 
-def keep_a_block() -> None:
+def keep_a_span() -> None:
     """What a killed command leaves in a worker."""
-    cache = neighbors._CACHES.setdefault("cpu", neighbors._PreparedCache())
-    cache.put(("gone.zarr", "", Block(0, 0, 1)), SimpleNamespace(nbytes=1), 1 << 30)  # type: ignore[arg-type]
+    indexed.spans_of("cpu").put(("gone.zarr", "", 0, 1), SimpleNamespace(nbytes=1))  # type: ignore[arg-type]
 
 
-def n_kept_blocks() -> int:
-    return sum(len(cache._blocks) for cache in neighbors._CACHES.values())
+def n_kept_spans() -> int:
+    return len(indexed.spans_of("cpu"))
 
 
 def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(60)))
-    client.run(keep_a_block)
-    assert set(client.run(n_kept_blocks).values()) == {1}
+    client.run(keep_a_span)
+    assert set(client.run(n_kept_spans).values()) == {1}
     plan = plan_run([str(tmp_path / "urls.txt")], str(tmp_path / "run.zarr"), ScoringSettings())
     execute(plan, DaskExecutor(client, "t"), Silent(), block_rows=10, backend="cpu")
-    assert set(client.run(n_kept_blocks).values()) == {0}
+    assert set(client.run(n_kept_spans).values()) == {0}

@@ -14,7 +14,7 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import neighbors
+from noveltyflow.runtime.stages import indexed
 from noveltyflow.similarity.kernels import registry
 from noveltyflow.similarity.kernels.base import DeviceKernel
 from noveltyflow.similarity.kernels.cpu import CpuKernel
@@ -30,14 +30,14 @@ class Notes(Silent):
     def __init__(self) -> None:
         self.notes: list[str] = []
         self.kept = 0
-        """Indexed blocks that lay on the device when the last tile was done."""
+        """Most indexed spans that lay on the device after a task."""
 
     def note(self, message: str) -> None:
         self.notes.append(message)
 
-    def finish(self, message: str) -> None:
-        if message.endswith("tiles") and "gpu" in neighbors._CACHES:
-            self.kept = len(neighbors._CACHES["gpu"]._blocks)
+    def advance(self, amount: int) -> None:
+        if "gpu" in indexed._SPANS:
+            self.kept = max(self.kept, len(indexed.spans_of("gpu")))
 
 
 class WithDevice(SerialExecutor):
@@ -55,7 +55,7 @@ class WithDevice(SerialExecutor):
 def device(library: ctypes.PyDLL, monkeypatch: pytest.MonkeyPatch) -> EmulatedDevice:
     device = EmulatedDevice(library, threads=32)
     monkeypatch.setitem(registry.KERNELS, "gpu", lambda: GpuKernel(device=device))
-    monkeypatch.setattr(neighbors, "_CACHES", {})
+    monkeypatch.setattr(indexed, "_SPANS", {})
     return device
 
 
@@ -83,8 +83,8 @@ def test_content_and_plan(device_bytes: int, device: EmulatedDevice, urls: Path)
     assert device.memory() == device_bytes
 
 
-@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 3), (10_000, 0)])
-def test_indexed_blocks_are_kept_as_far_as_there_is_room_for_a_tile_beside(
+@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 4), (10_000, 1)])
+def test_indexed_spans_are_kept_as_far_as_there_is_room_for_a_tile_beside(
     device_bytes: int, kept: int, device: EmulatedDevice, urls: Path
 ) -> None:
     _, reporter = run(urls, "gpu", WithDevice(device_bytes))

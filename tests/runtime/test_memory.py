@@ -22,11 +22,13 @@ from runtime.faults import start, workers_of
 from noveltyflow.config import FeatureSettings, ScoringSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
-from noveltyflow.runtime.plan import STAGE_OF
+from noveltyflow.runtime.plan import STAGE_OF, TASK_BYTES
 from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.shards import plan_shards
 
 SETTINGS = ScoringSettings()
+NOISE = 2 << 20
+"""Bytes below which the peak of a task cannot be told from what the process does besides."""
 PACKERS = {
     "gzip": gzip.compress,
     "zstd": zstandard.ZstdCompressor().compress,
@@ -47,7 +49,7 @@ SHAPES = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
-def test_no_task_takes_more_than_projected(shape: str, tmp_path: Path) -> None:
+def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Path) -> None:
     lines, settings, block_rows = SHAPES[shape]
     (tmp_path / "urls.txt").write_text("\n".join(lines))
     script = [sys.executable, ROOT / "tests/runtime/measure_tasks.py", tmp_path / "urls.txt"]
@@ -56,8 +58,11 @@ def test_no_task_takes_more_than_projected(shape: str, tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stderr.decode()
     figures: dict[str, list[int]] = json.loads(done.stdout)
-    assert len(figures) == 8
+    assert figures.keys() == STAGE_OF.keys()
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
+    # Buffers of codecs, of Arrow and of the heap do not grow with the data; the rest must be right within twofold.
+    told = {name: (max(peak, NOISE), projected - TASK_BYTES) for name, (peak, projected) in figures.items()}
+    assert {name: pair for name, pair in told.items() if pair[1] > 2 * pair[0]} == {}
 
 
 @pytest.mark.slow

@@ -30,7 +30,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do 
 SETTINGS = ScoringSettings(
     features=FeatureSettings(n_features=4096), neighbors=NeighborSettings(n_neighbors=5)
 )
-BLOCK_ROWS, TILES = 40, 144
+BLOCK_ROWS, TILES = 40, 72
 RESOURCES = {"cpu": "CPU=1", "gpu": "GPU=1"}
 SLOW, FAST = 0.2, 0.01
 

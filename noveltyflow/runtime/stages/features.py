@@ -12,6 +12,7 @@ from noveltyflow.config import FeatureSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.plan import COUNTS_PER_THREAD
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
@@ -55,9 +56,9 @@ def hash_blocks(
     return nonzeros
 
 
-def count_documents(store: RunStore, block: int) -> Int64Array:
-    """In how many rows of one block each column occurs."""
-    return frequency.chunk(read_csr(store, block))
+def count_documents(store: RunStore, blocks: Sequence[int]) -> Int64Array:
+    """In how many rows of some blocks, read one after the other, each column occurs."""
+    return frequency.combine(frequency.chunk(read_csr(store, block)) for block in blocks)
 
 
 def store_frequency(store: RunStore, total: Int64Array) -> int:
@@ -76,9 +77,11 @@ def sum_frequencies(store: RunStore, executor: Executor, reporter: Reporter) -> 
     """Count in how many rows each column occurs, whether or not that was done before; the columns in use."""
     blocks = blocks_of(store)
     reporter.start("document_frequency", len(blocks), "blocks")
-    total = executor.tree(
-        "document_frequency", count_documents, frequency.combine, [(store, block.index) for block in blocks]
-    )
+    # A frequency is as large for one block as for many, and all of them wait in the workers' memory.
+    n_tasks = min(len(blocks), COUNTS_PER_THREAD * executor.n_threads)
+    parts = [blocks[part[0] : part[-1] + 1] for part in np.array_split(range(len(blocks)), n_tasks)]
+    tasks = [(store, [block.index for block in part]) for part in parts]
+    total = executor.tree("document_frequency", count_documents, frequency.combine, tasks)
     (columns,) = executor.compute([_delayed_store(store, total)])
     reporter.advance(len(blocks))
     reporter.finish(f"{columns:,} columns in use")

@@ -1,156 +1,139 @@
 """Stage `neighbors`: the exact k nearest neighbours of every row, tile by tile.
 
 A strip (all tiles of one row block) is a chain of tasks named `tile`. Each of them takes up the strip where it
-stands, computes tiles for a few seconds, and stores how far it came; so a kill costs a few seconds of one
+stands, computes tiles for some time, and stores how far it came; so a kill costs a few seconds of one
 strip, thresholds travel from tile to tile, and the number of tasks follows the work instead of n². When a
 strip is through, a task named `merge` moves its neighbours to their final place.
 """
 
 from __future__ import annotations
 
-import io
+import json
+import shutil
 import time
-from collections import OrderedDict
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass
-from threading import Lock
-
-import numpy as np
+from dataclasses import asdict
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import ResourceError, StoreError
+from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Handout
-from noveltyflow.runtime.plan import TASK_BYTES, mebibytes
+from noveltyflow.runtime.plan import TASK_BYTES, choose_strip_blocks, cut_strips, mebibytes, spread_strips
 from noveltyflow.runtime.progress import Reporter
-from noveltyflow.runtime.stages.features import load_weighted
+from noveltyflow.runtime.spans import SpanSizes
+from noveltyflow.runtime.stages.indexed import forget_spans
 from noveltyflow.runtime.stages.seal import finish
-from noveltyflow.similarity.kernels.base import (
-    BlockShape,
-    DeviceKernel,
-    PreparedBlock,
-    TileKernel,
-    TileStats,
-)
-from noveltyflow.similarity.kernels.registry import KERNELS, get_kernel
-from noveltyflow.similarity.tiles import Block, strip
-from noveltyflow.similarity.topk import TopK
+from noveltyflow.runtime.stages.strips import load_state, tiles_done
+from noveltyflow.runtime.stages.tile import TileJob, TileReport, tile, tile_memory
+from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats
+from noveltyflow.similarity.kernels.registry import KERNELS
+from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
+from noveltyflow.store.files import is_local
 
-
-@dataclass(frozen=True)
-class StripState:
-    """A strip after its first `tiles_done` tiles."""
-
-    tiles_done: int
-    best: TopK
-    stats: TileStats
-
-
-@dataclass(frozen=True)
-class TileReport:
-    """What a `tile` task says to the client."""
-
-    block: Block
-    tiles_done: int
-    tiles_new: int
-    seconds: float
+_STRIPS = "strip_blocks.json"
+_LONGEST_ROW = 100
+"""How many times longer than the mean the longest row is taken to be."""
+_TASK_CHECKPOINTS = 6
+"""Checkpoints of a task; it keeps its strip as long, because a new one would have to be read first."""
+_SPAN_CHECKPOINTS = 12
+"""A span is not made so large that it takes as long as that many checkpoints, because a kill can cost all of it."""
+_MOST_LOSSES = 10
+"""Workers that one strip may lose without coming any further."""
 
 
 def tile_bytes(
     nonzeros_per_row: float, settings: ScoringSettings, backends: Sequence[str]
-) -> Callable[[int], int]:
-    """Projected peak bytes of one `tile` task of any of the backends, as a function of the rows in a block."""
+) -> Callable[[int, int], int]:
+    """Projected peak bytes of the smallest `tile` task of any of the backends.
+
+    A function of the rows in a block, and of the blocks in a strip.
+    """
     kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
 
-    def projected(block_rows: int) -> int:
-        shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), n_features)
-        # int32 columns, float32 weights, and the counts they are made from, for both blocks.
-        loaded = 2 * shape.nonzeros * (4 + 4 + 4)
-        idf = 3 * 8 * n_features
+    # What a longer row takes is among the bytes that every task may take.
+    longest = int(_LONGEST_ROW * nonzeros_per_row)
+
+    def projected(block_rows: int, strip_blocks: int) -> int:
+        queries, candidates = (
+            BlockShape(rows, int(nonzeros_per_row * rows), n_features, longest)
+            for rows in (strip_blocks * block_rows, block_rows)
+        )
         k = settings.neighbors.n_neighbors
-        needed = max(kernel.bytes_needed(shape, shape, k) for kernel in kernels)
-        return TASK_BYTES + idf + loaded + needed
+        # When the frequencies are loaded first, they are there as counts, as weights, and in between.
+        return (
+            TASK_BYTES + 2 * 8 * n_features + max(tile_memory(it, queries, candidates, k) for it in kernels)
+        )
 
     return projected
 
 
-@dataclass(frozen=True)
-class TileJob:
-    """What all `tile` tasks of a run have in common."""
-
-    store: RunStore
-    settings: ScoringSettings
-    cache_bytes: int
-    """Host memory for indexed blocks."""
-    device_bytes: int | None
-    """Device memory for everything, where tiles are computed on devices."""
-
-
-def tile(job: TileJob, block: Block, backend: str, seconds: float) -> TileReport:
-    """Carry one strip on for some seconds, at least by one tile, and store its state."""
-    started = time.monotonic()
-    kernel, k = get_kernel(backend), job.settings.neighbors.n_neighbors
-    if isinstance(kernel, DeviceKernel) and job.device_bytes is not None:
-        kernel.limit_device_memory(job.device_bytes)
-    state = _load_state(job.store, block) or StripState(0, TopK.empty(block.n_rows, k), TileStats())
-    tiles = strip(block, blocks_of(job.store))
-    queries = load_weighted(job.store, block, job.settings.features)
-    deadline = time.monotonic() + seconds
-    best, stats, done = state.best, state.stats, state.tiles_done
-    while done < len(tiles) and (done == state.tiles_done or time.monotonic() < deadline):
-        other = tiles[done].candidates
-        prepared = _prepared(job, other, kernel, BlockShape.of(queries))
-        best, work = kernel.compute(
-            queries, prepared, best, queries_start=block.start, candidates_start=other.start
-        )
-        stats, done = stats + work, done + 1
-    _store_state(job.store, block, StripState(done, best, stats))
-    return TileReport(block, done, done - state.tiles_done, time.monotonic() - started)
-
-
-def merge(store: RunStore, block: Block) -> TileStats:
+def merge(store: RunStore, strip: Block) -> TileStats:
     """Move the neighbours of a strip that is through to their final place; the work they took."""
-    state = _load_state(store, block)
-    if state is None or state.tiles_done < len(blocks_of(store)):
-        raise StoreError(f"{store.path}: the checkpoint of row block {block.index} is gone; run again")
-    write_neighbors(store, block, state.best)
+    state = load_state(store, strip)
+    if state is None or not state.done.all():
+        rows = f"rows {strip.start:,} to {strip.stop - 1:,}"
+        raise StoreError(f"{store.path}: the checkpoint of {rows} is gone; run again")
+    write_neighbors(store, strip, state.best)
     return state.stats
 
 
 class _SharedTiles:
-    """The tiles of a run as work that several backends share."""
+    """The tiles of a run as work that several workers share."""
 
     def __init__(
-        self, job: TileJob, backends: Sequence[str], blocks: Sequence[Block], checkpoint_seconds: float
+        self, job: TileJob, backends: Sequence[str], strips: Sequence[Block], strip_tiles: int
     ) -> None:
-        done, strip_tiles = _tiles_done(job.store, blocks), len(blocks_of(job.store))
+        done = tiles_done(job.store, strips)
         self.backends = backends
-        self.handout = Handout({block: strip_tiles - done.get(block.index, 0) for block in blocks})
-        self.tiles, self.tiles_done = len(blocks) * strip_tiles, sum(done.values())
-        self._job, self._strip_tiles, self._checkpoint_seconds = job, strip_tiles, checkpoint_seconds
+        self.handout = Handout({strip: strip_tiles - done.get(strip, 0) for strip in strips})
+        self.tiles, self.tiles_done = len(strips) * strip_tiles, sum(done.values())
+        self.kernel_seconds, self.most_slots = 0.0, 0
+        self._job, self._strip_tiles = job, strip_tiles
+        self._sizes, self._losses = SpanSizes(), Counter[Block]()
 
     @property
     def finished(self) -> bool:
         """See `SharedWork.finished`."""
         return self.handout.finished
 
-    def take(self, backend: str, slots: Mapping[str, int]) -> Task | None:
+    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> Task | None:
         """See `SharedWork.take`."""
+        self.most_slots = max(self.most_slots, sum(slots.values()))
         block = self.handout.take(backend, slots)
         if block is None:
             return None
-        return self._job, block, backend, self.handout.patience(slots, self._checkpoint_seconds)
+        checkpoint = self._job.checkpoint_seconds
+        seconds = self.handout.patience(slots, _TASK_CHECKPOINTS * checkpoint)
+        # Where backends differ, none of them may hold a strip for long when little is left.
+        longest = (
+            seconds if sum(number > 0 for number in slots.values()) > 1 else _SPAN_CHECKPOINTS * checkpoint
+        )
+        most_blocks = self.handout.tiles_within(backend, longest)
+        return self._job, block, backend, seconds, self._sizes.of(worker), most_blocks or self._strip_tiles
 
-    def done(self, backend: str, report: TileReport) -> None:
+    def done(self, worker: str, backend: str, report: TileReport) -> None:
         """See `SharedWork.done`."""
         left = self._strip_tiles - report.tiles_done
         self.tiles_done += self.handout.done(backend, report.block, report.tiles_new, left, report.seconds)
+        self.kernel_seconds += report.kernel_seconds
+        self._sizes.reached(worker, report.size)
+        del self._losses[report.block]
 
-    def give_back(self, task: Task) -> None:
+    def give_back(self, worker: str, task: Task) -> None:
         """See `SharedWork.give_back`."""
-        self.handout.give_back(task[1])
+        block = task[1]
+        self.handout.give_back(block)
+        self._sizes.lost(worker)
+        self._losses[block] += 1
+        if self._losses[block] > _MOST_LOSSES:
+            raise TaskError(
+                f"the tiles of rows {block.start:,} to {block.stop - 1:,} lost {self._losses[block]} workers one "
+                "after the other, most likely because they need more memory than these have: raise --memory-limit, "
+                "or start anew with --overwrite and a smaller --block-rows"
+            )
 
 
 def compute_neighbors(
@@ -162,13 +145,15 @@ def compute_neighbors(
     fingerprint: str,
 ) -> None:
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
-    blocks = blocks_of(store)
-    job = _plan_tiles(store, settings, backends, executor, reporter)
-    _compute_strips(job, backends, blocks, executor, reporter)
+    # What earlier stages left in the workers' heaps would stand in the way of larger spans.
+    executor.everywhere(forget_spans)
+    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
+    strips = cut_strips(blocks_of(store), strip_blocks)
+    kernel_share = _compute_strips(job, backends, strips, executor, reporter)
     allocate_neighbors(store, settings.neighbors.n_neighbors)
-    stats = _merge_strips(store, blocks, executor, reporter)
-    figures = {"n_neighbors": settings.neighbors.n_neighbors, "tile_stats": asdict(stats)}
-    finish(store, "neighbors", fingerprint, executor, **figures)
+    stats = _merge_strips(store, strips, executor, reporter)
+    store.write_aside("work", {"tile_stats": asdict(stats), "kernel_share": kernel_share})
+    finish(store, "neighbors", fingerprint, executor, n_neighbors=settings.neighbors.n_neighbors)
     store.scratch.remove()
 
 
@@ -181,9 +166,10 @@ def recompute_neighbors(
     blocks: Sequence[Block],
 ) -> None:
     """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
-    job = _plan_tiles(store, settings, backends, executor, reporter)
-    _compute_strips(job, backends, blocks, executor, reporter)
-    _merge_strips(store, blocks, executor, reporter)
+    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
+    strips = cut_strips(blocks, strip_blocks)
+    _compute_strips(job, backends, strips, executor, reporter)
+    _merge_strips(store, strips, executor, reporter)
     store.scratch.remove()
 
 
@@ -193,23 +179,46 @@ def _plan_tiles(
     backends: Sequence[str],
     executor: Executor,
     reporter: Reporter,
-) -> TileJob:
-    """Compare what tiles need with what workers and devices have."""
+) -> tuple[TileJob, int]:
+    """Compare what tiles need with what workers and devices have; how many blocks a strip has."""
     block_rows = store.figures("urls")["block_rows"]
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
-    spare = executor.memory_per_thread - tile_bytes(nonzeros_per_row, settings, backends)(block_rows)
-    if spare < 0:
-        allowed = executor.memory_per_thread
+    needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
+    if (needed := needs(block_rows, 1)) > allowed:
         raise ResourceError(
             f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, "
-            f"needs {mebibytes(allowed - spare)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
+            f"needs {mebibytes(needed)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
             "lower --threads-per-worker, or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
     if device_bytes is not None:
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
         _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
-    return TileJob(store, settings, spare, device_bytes)
+    _require_disk(store, settings.neighbors.n_neighbors)
+    affordable = choose_strip_blocks(lambda blocks: needs(block_rows, blocks), allowed)
+    strip_blocks = _begun_with(store, affordable, executor.n_threads)
+    return TileJob(store, settings, allowed, device_bytes, executor.checkpoint_seconds), strip_blocks
+
+
+def _require_disk(store: RunStore, n_neighbors: int) -> None:
+    """Refuse to begin what the disk of the run folder has no room for: neighbours, and their checkpoints before."""
+    if not is_local(store.path):
+        return
+    needed, free = 2 * 12 * n_neighbors * store.figures("urls")["rows"], shutil.disk_usage(store.path).free
+    if free < needed:
+        raise TaskError(
+            f"No space left on device for stage neighbors: it needs up to {mebibytes(needed)}, {store.path} has "
+            f"{mebibytes(free)}; {FREE_SPACE}"
+        )
+
+
+def _begun_with(store: RunStore, affordable: int, n_threads: int) -> int:
+    """Blocks in a strip: as an interrupted run had them, whose checkpoints count, unless that is too many."""
+    stored = json.loads(store.scratch.read(_STRIPS) or b"0")
+    if not 0 < stored <= affordable:
+        stored = spread_strips(affordable, len(blocks_of(store)), n_threads)
+        store.scratch.write(_STRIPS, json.dumps(stored).encode())
+    return int(stored)
 
 
 def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:
@@ -223,116 +232,33 @@ def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, 
 
 
 def _compute_strips(
-    job: TileJob, backends: Sequence[str], blocks: Sequence[Block], executor: Executor, reporter: Reporter
-) -> None:
-    work = _SharedTiles(job, backends, blocks, executor.checkpoint_seconds)
+    job: TileJob, backends: Sequence[str], strips: Sequence[Block], executor: Executor, reporter: Reporter
+) -> float | None:
+    """Compute all tiles; of the time that workers were there for them, the share in which kernels computed."""
+    work = _SharedTiles(job, backends, strips, len(blocks_of(job.store)))
     reporter.start("tile", work.tiles, "tiles")
     reporter.advance(work.tiles_done)
-    before = work.tiles_done
+    before, started = work.tiles_done, time.monotonic()
     for _ in executor.share("tile", tile, work):
         reporter.advance(work.tiles_done - before)
         before = work.tiles_done
+    available = work.most_slots * (time.monotonic() - started)
+    # What was indexed would stand in the way of the tasks that follow.
+    executor.everywhere(forget_spans)
     shares = ", ".join(f"{number:,} by {backend}" for backend, number in sorted(work.handout.tiles.items()))
-    reporter.finish(f"{work.tiles:,} tiles" + (f": {shares}" if len(backends) > 1 else ""))
+    busy = round(work.kernel_seconds / available, 3) if available else None
+    message = f"{work.tiles:,} tiles" + (f": {shares}" if len(backends) > 1 else "")
+    reporter.finish(message if busy is None else f"{message}; kernels busy {busy:.0%} of the time")
+    return busy
 
 
 def _merge_strips(
-    store: RunStore, blocks: Sequence[Block], executor: Executor, reporter: Reporter
+    store: RunStore, strips: Sequence[Block], executor: Executor, reporter: Reporter
 ) -> TileStats:
-    reporter.start("merge", len(blocks), "blocks")
+    reporter.start("merge", len(strips), "strips")
     stats = TileStats()
-    for work in executor.run("merge", merge, [(store, block) for block in blocks]):
+    for work in executor.run("merge", merge, [(store, strip) for strip in strips]):
         stats += work
         reporter.advance(1)
-    reporter.finish(f"{stats.multiply_adds / sum(block.n_rows for block in blocks):,.0f} multiply-adds a row")
+    reporter.finish(f"{stats.multiply_adds / sum(strip.n_rows for strip in strips):,.0f} multiply-adds a row")
     return stats
-
-
-def _tiles_done(store: RunStore, blocks: Sequence[Block]) -> dict[int, int]:
-    """How far earlier, interrupted runs came in each strip."""
-    names = set(store.scratch.names("strips"))
-    states = {b.index: _load_state(store, b) for b in blocks if f"{b.index:06d}.npz" in names}
-    return {index: state.tiles_done for index, state in states.items() if state is not None}
-
-
-def _state_name(block: Block) -> str:
-    return f"strips/{block.index:06d}.npz"
-
-
-def _load_state(store: RunStore, block: Block) -> StripState | None:
-    data = store.scratch.read(_state_name(block))
-    if data is None:
-        return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as saved:
-        best = TopK(saved["similarities"], saved["indices"])
-        return StripState(int(saved["tiles_done"]), best, TileStats(*saved["stats"].tolist()))
-
-
-def _store_state(store: RunStore, block: Block, state: StripState) -> None:
-    buffer = io.BytesIO()
-    np.savez(
-        buffer,
-        similarities=state.best.similarities,
-        indices=state.best.indices,
-        tiles_done=np.int64(state.tiles_done),
-        stats=np.array(astuple(state.stats), np.int64),
-    )
-    store.scratch.write(_state_name(block), buffer.getbuffer())
-
-
-CacheKey = tuple[str, str, Block]
-"""Run folder, fingerprint of its weights, and rows: a worker may outlive the run it computed."""
-
-
-class _PreparedCache:
-    """Indexed blocks that this process used last, up to a number of bytes."""
-
-    def __init__(self) -> None:
-        self._blocks: OrderedDict[CacheKey, PreparedBlock] = OrderedDict()
-        self._lock = Lock()
-
-    def get(self, key: CacheKey) -> PreparedBlock | None:
-        """The block, if it is still here."""
-        with self._lock:
-            if key in self._blocks:
-                self._blocks.move_to_end(key)
-            return self._blocks.get(key)
-
-    def put(self, key: CacheKey, block: PreparedBlock, limit: int) -> None:
-        """Keep a block, and let go of those used longest ago."""
-        with self._lock:
-            self._blocks[key] = block
-            while self._blocks and sum(kept.nbytes for kept in self._blocks.values()) > limit:
-                self._blocks.popitem(last=False)
-
-    def clear(self) -> None:
-        """Let go of all blocks."""
-        with self._lock:
-            self._blocks.clear()
-
-
-_CACHES: dict[str, _PreparedCache] = {}
-"""By backend: blocks on a device and blocks on the host have memory of their own."""
-
-
-def forget_blocks() -> None:
-    """Free what tiles kept in this process: a worker outlives its runs, and nothing else takes this memory back."""
-    for cache in list(_CACHES.values()):
-        cache.clear()
-
-
-def _prepared(job: TileJob, block: Block, kernel: TileKernel, queries: BlockShape) -> PreparedBlock:
-    cache = _CACHES.setdefault(kernel.name, _PreparedCache())
-    key = (job.store.path, job.store.figures("idf")["fingerprint"], block)
-    if (prepared := cache.get(key)) is None:
-        prepared = kernel.prepare(load_weighted(job.store, block, job.settings.features))
-        cache.put(key, prepared, _cache_limit(job, kernel, queries))
-    return prepared
-
-
-def _cache_limit(job: TileJob, kernel: TileKernel, queries: BlockShape) -> int:
-    """Bytes that indexed blocks may take, in the memory where they lie."""
-    if not isinstance(kernel, DeviceKernel):
-        return job.cache_bytes
-    tile = kernel.device_bytes_needed(queries, queries, job.settings.neighbors.n_neighbors)
-    return kernel.device_memory() - tile

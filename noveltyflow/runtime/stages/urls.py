@@ -16,8 +16,8 @@ import numpy as np
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import InputError, StoreError
 from noveltyflow.runtime.executor import Executor
-from noveltyflow.runtime.memory import block_tasks, sampled_shape
-from noveltyflow.runtime.plan import MOST_TASKS, choose_block_rows
+from noveltyflow.runtime.memory import fit_blocks, sampled_shape
+from noveltyflow.runtime.plan import MOST_TASKS
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.read import (
     Partition,
@@ -170,10 +170,8 @@ class UrlStage:
 
     def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
         shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
-        projected = block_tasks(shape, self.settings, self.backends)
-        block_rows = choose_block_rows(
-            projected, n_rows, self.executor.memory_per_thread, self.executor.n_threads, self.block_rows
-        )
+        allowed, n_threads = self.executor.memory_per_thread, self.executor.n_threads
+        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, self.block_rows)
         blocks = split_rows(n_rows, block_rows)
         with_time = self.settings.input.time_column is not None
         allocate_rows(self.store, n_rows, block_rows, with_time=with_time)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import astuple, dataclass
 from typing import Protocol, runtime_checkable
 
+import numpy as np
+
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
@@ -16,11 +18,20 @@ class BlockShape:
     rows: int
     nonzeros: int
     features: int
+    longest: int | None = None
+    """Most entries in a row, where that is known."""
 
     @classmethod
     def of(cls, block: CsrMatrix) -> BlockShape:
         """Size of the CSR matrix `block`."""
-        return cls(block.shape[0], block.nnz, block.shape[1])
+        longest = int(np.diff(block.indptr).max(initial=0))
+        return cls(block.shape[0], block.nnz, block.shape[1], longest)
+
+    @property
+    def longest_row(self) -> int:
+        """Upper bound of the entries in a row."""
+        known = self.nonzeros if self.longest is None else self.longest
+        return min(known, self.nonzeros, self.features)
 
 
 @dataclass(frozen=True)

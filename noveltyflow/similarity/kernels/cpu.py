@@ -89,7 +89,6 @@ class CpuKernel:
 
     def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
-        longest_row = min(queries.nonzeros, queries.features)
         longest_record = min(candidates.nonzeros, candidates.features)
         more_parts = -(-candidates.rows // self.part_rows) - 1
         index = (
@@ -97,8 +96,11 @@ class CpuKernel:
             + ROW_BYTES * candidates.rows
         )
         index += more_parts * (4 * candidates.features + 12 * min(candidates.features, candidates.nonzeros))
-        scratch = scratch_bytes(longest_row, candidates.rows // 8 + 1, longest_record) + 13 * self.slab_rows
-        scratch = max(scratch, batch_bytes(min(longest_row, LONGEST_ROW)))
+        scratch = max(
+            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1, longest_record)
+            + 13 * self.slab_rows,
+            batch_bytes(min(max(queries.longest_row, candidates.longest_row), LONGEST_ROW)),
+        )
         return index + scratch + (12 * n_neighbors + 8) * queries.rows
 
     def prepare(self, block: CsrMatrix) -> CpuPrepared:

@@ -1,0 +1,90 @@
+"""What the process of a task and its host have left, measured at the moment of asking."""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+
+import psutil
+
+from noveltyflow.errors import ResourceError
+from noveltyflow.runtime.plan import USABLE_SHARE, mebibytes
+
+HOST_SECONDS = 300.0
+"""How long a task waits for memory of its host."""
+_LOOK_SECONDS = 1.0
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Memory of a worker, in bytes.
+
+    Attributes
+    ----------
+    rss : int
+        What its process holds.
+    limit : int
+        What it may hold.
+    threads : int
+        Tasks that share this.
+    paused : bool
+        Whether Dask gives it no tasks until it holds less.
+    host_free : int
+        What the host can still give to any process.
+    """
+
+    rss: int
+    limit: int
+    threads: int
+    paused: bool
+    host_free: int
+
+    @property
+    def pressed(self) -> bool:
+        """Whether it holds more than tasks may count on."""
+        return self.paused or self.rss > USABLE_SHARE * self.limit
+
+    def room(self, held: int) -> int:
+        """Bytes for one thread's task; `held` are those of all the process holds that the task would replace."""
+        own = int(USABLE_SHARE * self.limit) - self.rss + held
+        return max(0, min(own, self.host_free + held)) // self.threads
+
+
+def measured() -> Load | None:
+    """Load of the Dask worker whose task calls this; None in any other process, which has no limit."""
+    from distributed import get_worker
+
+    try:
+        worker = get_worker()
+    except ValueError:
+        return None
+    host = psutil.virtual_memory()
+    return Load(
+        psutil.Process().memory_info().rss,
+        worker.memory_manager.memory_limit or host.total,
+        worker.state.nthreads,
+        worker.status.name == "paused",
+        host.available,
+    )
+
+
+def wait_for_host(needed: int) -> None:
+    """Wait until the host has `needed` bytes left, since otherwise it would begin to swap or to kill.
+
+    Raises
+    ------
+    ResourceError
+        With both figures, when it has not within five minutes.
+    """
+    deadline = time.monotonic() + HOST_SECONDS
+    while (free := psutil.virtual_memory().available) < needed:
+        if time.monotonic() > deadline:
+            raise ResourceError(
+                f"stage neighbors: a tile needs {mebibytes(needed)}, this host has {mebibytes(free)} free, whatever "
+                "the workers' limits are; end other processes or start fewer workers, then run again"
+            )
+        log.warning("waiting for memory of the host: %s free, %s needed", mebibytes(free), mebibytes(needed))
+        time.sleep(_LOOK_SECONDS)

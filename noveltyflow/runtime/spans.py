@@ -1,0 +1,79 @@
+"""How many blocks a tile takes as candidates at once: few at first, more as memory allows, fewer after pressure."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+QUIET_TILES = 8
+"""Tiles without pressure after which a size that once was too large is tried again."""
+
+
+@dataclass(frozen=True)
+class SpanSize:
+    """Size of a worker's spans of candidates, in blocks. Pure bookkeeping; it never changes the result.
+
+    Attributes
+    ----------
+    blocks : int
+        What the next tile takes, as far as there are as many blocks side by side.
+    most : int or None
+        No more than that, because more brought pressure before.
+    quiet : int
+        Tiles since then.
+    """
+
+    blocks: int = 1
+    most: int | None = None
+    quiet: int = 0
+
+    def after_tile(self, fits: Callable[[int], bool]) -> SpanSize:
+        """Size after a tile that brought no pressure: twice as large if that fits, smaller if this no longer does.
+
+        Parameters
+        ----------
+        fits
+            Whether there is memory for a tile of so many blocks, by what is free now.
+        """
+        quiet = self.quiet + 1
+        most = self.most
+        if most is not None and quiet >= QUIET_TILES:
+            most, quiet = 2 * most, 0
+        blocks = 2 * self.blocks if most is None else min(2 * self.blocks, most)
+        while blocks > 1 and not fits(blocks):
+            # A size that fitted until now is not given up for its double.
+            blocks = self.blocks if blocks > self.blocks else blocks // 2
+        return SpanSize(blocks, most, quiet)
+
+    def halved(self) -> SpanSize:
+        """Size where there is no room for this one."""
+        return replace(self, blocks=max(1, self.blocks // 2))
+
+    def after_pressure(self) -> SpanSize:
+        """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""
+        half = max(1, self.blocks // 2)
+        return SpanSize(half, half)
+
+
+class SpanSizes:
+    """The sizes that the workers of a run have come to. Pure bookkeeping.
+
+    A worker that is new starts with one block; one that comes in the place of a lost one does not grow beyond half
+    of what that one had, until some tiles have gone well.
+    """
+
+    def __init__(self) -> None:
+        self._sizes: dict[str, SpanSize] = {}
+        self._new = SpanSize()
+
+    def of(self, worker: str) -> SpanSize:
+        """Size with which a worker goes on."""
+        return self._sizes.get(worker, self._new)
+
+    def reached(self, worker: str, size: SpanSize) -> None:
+        """A worker has ended a task with this size."""
+        self._sizes[worker] = size
+
+    def lost(self, worker: str) -> None:
+        """A worker has gone while it computed a tile, perhaps because that took too much memory."""
+        self._new = replace(self._sizes.pop(worker, self._new).after_pressure(), blocks=1)

@@ -1,0 +1,105 @@
+"""Spans of candidates in a worker's memory: read, weighted, indexed, and kept while there is room."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
+
+import numpy as np
+import pyarrow as pa
+import scipy.sparse as sp
+
+from noveltyflow.config import FeatureSettings
+from noveltyflow.runtime.stages.features import load_weighted
+from noveltyflow.similarity.kernels.base import PreparedBlock
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore
+from noveltyflow.store.blocks import csr_nonzeros
+from noveltyflow.types import CsrMatrix
+
+SpanKey = tuple[str, str, int, int]
+"""Run folder, fingerprint of its weights, first and last-plus-one row: a worker may outlive the run it computed."""
+
+
+def span_key(store: RunStore, span: Sequence[Block]) -> SpanKey:
+    """What the index of a span is kept under."""
+    return store.path, store.figures("idf")["fingerprint"], span[0].start, span[-1].stop
+
+
+def load_span(store: RunStore, span: Sequence[Block], settings: FeatureSettings) -> CsrMatrix:
+    """Consecutive blocks as one matrix of weights; see `load_weighted`. Only one block is held twice meanwhile."""
+    if len(span) == 1:
+        return load_weighted(store, span[0], settings)
+    nonzeros = sum(csr_nonzeros(store, block.index) for block in span)
+    columns, weights = np.empty(nonzeros, np.int32), np.empty(nonzeros, np.float32)
+    indptr = np.zeros(span[-1].stop - span[0].start + 1, np.int32)
+    entry = row = 0
+    for block in span:
+        part = load_weighted(store, block, settings)
+        columns[entry : entry + part.nnz], weights[entry : entry + part.nnz] = part.indices, part.data
+        indptr[row + 1 : row + 1 + block.n_rows] = part.indptr[1:] + entry
+        entry, row = entry + part.nnz, row + block.n_rows
+    whole = sp.csr_matrix((weights, columns, indptr), (row, settings.n_features), copy=False)
+    whole.has_canonical_format = True
+    return whole
+
+
+class IndexedSpans:
+    """Indexed spans that this process used last."""
+
+    def __init__(self) -> None:
+        self._spans: OrderedDict[SpanKey, PreparedBlock] = OrderedDict()
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._spans)
+
+    def __contains__(self, key: SpanKey) -> bool:
+        return key in self._spans
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that they hold, in the memory where they lie."""
+        with self._lock:
+            return sum(kept.nbytes for kept in self._spans.values())
+
+    def get(self, key: SpanKey) -> PreparedBlock | None:
+        """The index of a span, if it is still here."""
+        with self._lock:
+            if key in self._spans:
+                self._spans.move_to_end(key)
+            return self._spans.get(key)
+
+    def put(self, key: SpanKey, span: PreparedBlock) -> None:
+        """Keep the index of a span."""
+        with self._lock:
+            self._spans[key] = span
+
+    def shrink(self, limit: int) -> None:
+        """Let go of those used longest ago, until the others hold no more than `limit` bytes."""
+        with self._lock:
+            while self._spans and sum(kept.nbytes for kept in self._spans.values()) > limit:
+                self._spans.popitem(last=False)
+
+
+_SPANS: dict[str, IndexedSpans] = {}
+"""By backend: spans on a device and spans on the host have memory of their own."""
+
+
+def spans_of(backend: str) -> IndexedSpans:
+    """What this process keeps for a backend."""
+    return _SPANS.setdefault(backend, IndexedSpans())
+
+
+def forget_spans() -> None:
+    """Free what tasks left in this process: a worker outlives its runs, and nothing else takes this memory back."""
+    for spans in list(_SPANS.values()):
+        spans.shrink(0)
+    gc.collect()
+    pa.default_memory_pool().release_unused()
+    with contextlib.suppress(OSError, AttributeError):  # another libc than GNU's
+        ctypes.CDLL("libc.so.6").malloc_trim(0)

@@ -1,0 +1,84 @@
+"""How far every strip has come: checkpoints in scratch space, which say which tiles are in them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import numpy as np
+
+from noveltyflow.similarity.kernels.base import TileStats
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.similarity.topk import TopK
+from noveltyflow.store import RunStore
+from noveltyflow.types import BoolArray
+
+
+@dataclass(frozen=True, eq=False)
+class StripState:
+    """A strip after some of its tiles, whichever they are.
+
+    Attributes
+    ----------
+    done : bool array, one for each block
+        Tiles that are computed.
+    best : TopK
+        Neighbours among the rows of these blocks.
+    stats : TileStats
+        Work they took.
+    """
+
+    done: BoolArray
+    best: TopK
+    stats: TileStats
+
+    @classmethod
+    def begin(cls, strip: Block, n_blocks: int, n_neighbors: int) -> StripState:
+        """A strip without any tile; `n_blocks` is how many it will have."""
+        return cls(np.zeros(n_blocks, np.bool_), TopK.empty(strip.n_rows, n_neighbors), TileStats())
+
+    @property
+    def tiles_done(self) -> int:
+        """Number of tiles that are computed."""
+        return int(np.count_nonzero(self.done))
+
+    def with_tiles(self, span: Sequence[Block], best: TopK, work: TileStats) -> StripState:
+        """The strip after the tiles of `span` too, which make `best` of its neighbours."""
+        done = self.done.copy()
+        done[[block.index for block in span]] = True
+        return StripState(done, best, self.stats + work)
+
+
+def load_state(store: RunStore, strip: Block) -> StripState | None:
+    """The checkpoint of a strip; None where there is none."""
+    data = store.scratch.read(_name(strip))
+    if data is None:
+        return None
+    with np.load(io.BytesIO(data), allow_pickle=False) as saved:
+        best = TopK(saved["similarities"], saved["indices"])
+        return StripState(saved["done"], best, TileStats(*saved["stats"].tolist()))
+
+
+def store_state(store: RunStore, strip: Block, state: StripState) -> None:
+    """Write the checkpoint of a strip; it is on the disk, whole, when this returns."""
+    buffer = io.BytesIO()
+    np.savez(
+        buffer,
+        similarities=state.best.similarities,
+        indices=state.best.indices,
+        done=state.done,
+        stats=np.array(astuple(state.stats), np.int64),
+    )
+    store.scratch.write(_name(strip), buffer.getbuffer())
+
+
+def tiles_done(store: RunStore, strips: Sequence[Block]) -> dict[Block, int]:
+    """How many tiles of each strip earlier, interrupted runs have stored."""
+    names = {f"strips/{name}" for name in store.scratch.names("strips")}
+    states = {strip: load_state(store, strip) for strip in strips if _name(strip) in names}
+    return {strip: state.tiles_done for strip, state in states.items() if state is not None}
+
+
+def _name(strip: Block) -> str:
+    return f"strips/{strip.start:012d}-{strip.stop:012d}.npz"

@@ -1,0 +1,50 @@
+"""What is measured decides what a task may take, and a host without memory is waited for."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import pytest
+
+from noveltyflow.errors import ResourceError
+from noveltyflow.runtime import load
+from noveltyflow.runtime.load import Load
+
+MIB = 1 << 20
+
+
+def test_room_is_what_the_limit_leaves_shared_by_the_threads() -> None:
+    assert Load(300 * MIB, 1000 * MIB, 1, paused=False, host_free=1 << 40).room(0) == 500 * MIB
+    assert Load(300 * MIB, 1000 * MIB, 2, paused=False, host_free=1 << 40).room(0) == 250 * MIB
+    assert Load(900 * MIB, 1000 * MIB, 1, paused=False, host_free=1 << 40).room(0) == 0
+
+
+def test_what_a_task_holds_already_is_not_counted_against_it() -> None:
+    assert Load(700 * MIB, 1000 * MIB, 1, paused=False, host_free=1 << 40).room(400 * MIB) == 500 * MIB
+
+
+def test_room_is_no_more_than_the_host_has() -> None:
+    assert Load(300 * MIB, 1000 * MIB, 1, paused=False, host_free=60 * MIB).room(40 * MIB) == 100 * MIB
+
+
+def test_pressure_is_a_pause_or_a_limit_that_is_near() -> None:
+    assert Load(810 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
+    assert Load(100 * MIB, 1000 * MIB, 1, paused=True, host_free=0).pressed
+    assert not Load(790 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
+
+
+def test_outside_of_a_worker_nothing_is_measured() -> None:
+    assert load.measured() is None
+
+
+def test_a_host_without_memory_is_waited_for_and_then_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    free = iter([10, 20, 400 * MIB])
+    monkeypatch.setattr(load, "_LOOK_SECONDS", 0)
+    monkeypatch.setattr(
+        "psutil.virtual_memory", lambda: SimpleNamespace(available=next(free, 10 * MIB)), raising=True
+    )
+    load.wait_for_host(300 * MIB)
+    assert next(free, None) is None
+    monkeypatch.setattr(load, "HOST_SECONDS", -1)
+    with pytest.raises(ResourceError, match=r"needs 300 MiB, this host has 10 MiB free"):
+        load.wait_for_host(300 * MIB)

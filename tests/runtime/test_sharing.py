@@ -1,0 +1,141 @@
+"""Tasks go to workers that have memory left; the task of a worker that is gone is given back."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from noveltyflow.errors import TaskError
+from noveltyflow.runtime import cluster, sharing
+from noveltyflow.runtime.cluster import Seat, seats_of
+from noveltyflow.runtime.sharing import Sharing
+from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
+from noveltyflow.runtime.stages.tile import TileJob
+from noveltyflow.similarity.tiles import split_rows
+
+MIB = 1 << 20
+
+
+def info(status: str, memory: int) -> dict[str, Any]:
+    return {
+        "status": status,
+        "memory_limit": 1000 * MIB,
+        "metrics": {"memory": memory * MIB},
+        "resources": {"CPU": 2},
+    }
+
+
+def client_of(workers: Mapping[str, Any]) -> Any:
+    return SimpleNamespace(
+        scheduler_info=lambda n_workers: {"workers": dict(workers)},
+        cancel=lambda futures: None,
+        scheduler=SimpleNamespace(address="tcp://scheduler"),
+    )
+
+
+class Work:
+    """Endless tasks, of which some are done."""
+
+    backends = ("cpu",)
+
+    def __init__(self, tasks: int) -> None:
+        self.left = tasks
+        self.given: list[str] = []
+        self.back: list[str] = []
+
+    @property
+    def finished(self) -> bool:
+        return not self.left
+
+    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> tuple[int]:
+        self.given.append(worker)
+        return (len(self.given),)
+
+    def done(self, worker: str, backend: str, result: Any) -> None:
+        self.left -= 1
+
+    def give_back(self, worker: str, task: Any) -> None:
+        self.back.append(worker)
+
+
+class Future:
+    def done(self) -> bool:
+        return False
+
+    def cancelled(self) -> bool:
+        return False
+
+
+def test_who_is_paused_or_near_the_limit_is_not_ready() -> None:
+    workers = {
+        "free": info("running", 700),
+        "paused": info("paused", 100),
+        "full": info("running", 801),
+    }
+    seats = seats_of(client_of(workers), ["cpu"])
+    assert [(seat.worker, seat.slots, seat.ready) for seat in seats] == [
+        ("free", 2, True),
+        ("paused", 2, False),
+        ("full", 2, False),
+    ]
+    assert cluster.slots_of(client_of(workers))["cpu"] == 6
+
+
+def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    workers = {"free": info("running", 100), "full": info("running", 900)}
+    work = Work(5)
+    monkeypatch.setattr(sharing, "wait", lambda futures, **_: SimpleNamespace(done=futures[:1]))
+    for seat, _ in Sharing(client_of(workers), work, lambda seat, task: Future()):
+        assert seat.worker == "free"
+        work.done(seat.worker, seat.backend, None)
+        workers["full"] = info("running", 900 if work.left > 1 else 100)
+    assert set(work.given) == {"free"}
+    assert len(work.given) == 6
+
+
+def test_the_task_of_a_worker_that_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = {"first": info("running", 100), "second": info("running", 100)}
+    work, running = Work(1), []
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
+
+    def submit(seat: Seat, task: Any) -> Future:
+        running.append(seat.worker)
+        return Future()
+
+    def lose_one(futures: list[Future], **_: Any) -> Any:
+        if workers.pop("first", None) is None:
+            return SimpleNamespace(done=futures[:1])
+        raise TimeoutError
+
+    monkeypatch.setattr(sharing, "wait", lose_one)
+    for seat, _ in Sharing(client_of(workers), work, submit):
+        work.done(seat.worker, seat.backend, None)
+    assert running[:4] == ["first", "first", "second", "second"]
+    assert work.back == ["first", "first"]
+    assert set(running[4:]) <= {"second"}
+
+
+def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.01)
+    monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.05)
+    client = client_of({"full": info("running", 900)})
+    with pytest.raises(TaskError, match=r"has memory left.*raise --memory-limit"):
+        list(Sharing(client, Work(1), lambda seat, task: pytest.fail("nobody is ready")))
+
+
+def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.tiles_done", lambda store, strips: {})
+    job = TileJob(None, None, 0, None, 5.0)  # type: ignore[arg-type]
+    work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1)
+    for loss in range(_MOST_LOSSES + 1):
+        task = work.take(f"worker-{loss}", "cpu", {"cpu": 1})
+        assert task is not None
+        if loss < _MOST_LOSSES:
+            work.give_back(f"worker-{loss}", task)
+    with pytest.raises(TaskError, match=r"rows 0 to 9 lost 11 workers.*--memory-limit"):
+        work.give_back("worker", task)
