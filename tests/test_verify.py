@@ -153,7 +153,7 @@ def test_an_audit_does_not_outlive_what_it_saw(name: str, repair: bool, run: Pat
     flip(run / name)
     compute(whole.parent, run, repair=repair)
     outdated = not repair and name.startswith("features")
-    assert (RunStore(str(run)).audit is not None) == outdated
+    assert (RunStore(str(run)).aside("audit") is not None) == outdated
 
 
 def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
