@@ -48,27 +48,25 @@ class RunFiles(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """As in every store; an absent chunk raises `DamageError` when the store is read-only."""
-        self._require_inside(key)
-        with naming(key):
-            found = await _retried(lambda: self._store.get(key, prototype, byte_range))
+        found = await self._tried(key, lambda: self._store.get(key, prototype, byte_range))
         if found is None and self.read_only and "/c/" in key:
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
         return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
         """As in every store."""
-        self._require_inside(key)
-        await _retried(lambda: self._store.set_if_not_exists(key, value))
+        await self._tried(key, lambda: self._store.set_if_not_exists(key, value))
 
     async def set(self, key: str, value: Buffer) -> None:
         """As in every store."""
-        self._require_inside(key)
-        with naming(key):
-            await _retried(lambda: self._store.set(key, value))
+        await self._tried(key, lambda: self._store.set(key, value))
 
-    def _require_inside(self, key: str) -> None:
+    async def _tried(self, key: str, action: Callable[[], Awaitable[T]]) -> T:
+        """Result of `action` on a key that does not lead out of the run; an error says which key it was."""
         if isinstance(self._store, LocalStore):
             inside(self._store.root, key)
+        with naming(key):
+            return await _retried(action)
 
 
 async def _retried(action: Callable[[], Awaitable[T]]) -> T:
