@@ -51,8 +51,9 @@ class Sharing:
         while not self._work.finished:
             self._start()
             for future in self._ended():
-                seat, _ = self._running.pop(future)
-                yield seat, future
+                if _has_answer(future):
+                    seat, _ = self._running.pop(future)
+                    yield seat, future
             if time.monotonic() - self._looked > LOOK_SECONDS:
                 self._look()
 
@@ -108,3 +109,19 @@ class Sharing:
                 f"{PATIENCE_SECONDS:.0f} s; what was finished is kept: {remedy}, and give the same command again"
             )
         time.sleep(LOOK_SECONDS / 4)
+
+
+def _has_answer(future: Future) -> bool:
+    """Whether what became of a task can be known; its worker may be gone with the result after it had ended.
+
+    Dask would then compute it anew, but on that very worker: `_look` sees that it is gone, and gives the task back.
+    """
+    if future.status in ("error", "cancelled"):
+        return True
+    try:
+        future.result(timeout=LOOK_SECONDS)
+    except TimeoutError:
+        return bool(future.status == "error")
+    except Exception:
+        return True
+    return True

@@ -62,8 +62,17 @@ class Work:
 
 
 class Future:
+    status = "finished"
+
+    def __init__(self, *, answers: bool = True) -> None:
+        self.answers = answers
+
     def done(self) -> bool:
         return False
+
+    def result(self, timeout: float) -> None:
+        if not self.answers:
+            raise TimeoutError
 
     def cancelled(self) -> bool:
         return False
@@ -118,6 +127,23 @@ def test_the_task_of_a_worker_that_is_gone_is_given_back(monkeypatch: pytest.Mon
     assert running[:4] == ["first", "first", "second", "second"]
     assert work.back == ["first", "first"]
     assert set(running[4:]) <= {"second"}
+
+
+def test_a_task_whose_worker_is_gone_with_the_result_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    workers = {"first": info("running", 100)}
+    work = Work(1)
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0)
+
+    def end_and_vanish(futures: list[Future], **_: Any) -> Any:
+        if workers.pop("first", None):
+            workers["second"] = info("running", 100)
+        return SimpleNamespace(done=futures[:1])
+
+    monkeypatch.setattr(sharing, "wait", end_and_vanish)
+    for seat, _ in Sharing(client_of(workers), work, lambda seat, _: Future(answers=seat.worker != "first")):
+        assert seat.worker == "second"
+        work.done(seat.worker, seat.backend, None)
+    assert work.back == ["first", "first"]
 
 
 def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> None:
