@@ -18,7 +18,7 @@ from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_
 from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
-from noveltyflow.runtime.sharing import Sharing
+from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
 
 _RETRIES = 2
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
@@ -110,8 +110,10 @@ class DaskExecutor:
                 pure=False,
             )
 
-        for seat, future in Sharing(self._client, work, submit):
-            result = outcome(future, name)
+        def answer(future: Future) -> Any:
+            return outcome(future, name, LOOK_SECONDS)
+
+        for seat, result in Sharing(self._client, work, submit, answer):
             work.done(seat.worker, seat.backend, result)
             yield result
 
@@ -174,26 +176,42 @@ def _dropped(name: str) -> TaskError:
     )
 
 
-def outcome(future: Future, name: str) -> Any:
-    """Result of a task that has ended; one that lost too many workers is a `TaskError` with the remedy."""
+def outcome(future: Future, name: str, timeout: float | None = None) -> Any:
+    """Result of a task that has ended; one that lost too many workers is a `TaskError` with the remedy.
+
+    Raises
+    ------
+    TimeoutError
+        When the result is not here after `timeout` seconds; the task is then as it was.
+    """
     try:
-        return future.result()
-    except KilledWorker as error:
-        raise TaskError(
+        result = future.result(timeout=timeout)
+    except TimeoutError as error:
+        if future.status != "error":
+            raise
+        raise _failure(future, name, error) from error
+    except Exception as error:
+        failure = _failure(future, name, error)
+        raise failure from (None if failure is error else error)
+    future.release()
+    return result
+
+
+def _failure(future: Future, name: str, error: Exception) -> Exception:
+    """What to tell of a task that failed, or that is not known any more."""
+    future.release()
+    if isinstance(error, KilledWorker):
+        return TaskError(
             f"task {name!r} lost {error.allowed_failures + 1} workers one after the other, most likely because it "
             f"needs more memory than they have: {_MORE_MEMORY}"
-        ) from error
-    except MemoryError as error:
-        raise TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}") from error
-    except CancelledError as error:
-        raise _dropped(name) from error
-    except NoveltyflowError:
-        raise
-    except Exception as error:
-        if isinstance(error, CommClosedError) and future.status != "error":
-            # Not the task's own error: the connection broke while its result was fetched.
-            raise _dropped(name) from error
-        remedy = FREE_SPACE if is_disk_full(error) else _GO_ON
-        raise TaskError(f"task {name!r} failed: {type(error).__name__}: {error}; {remedy}") from error
-    finally:
-        future.release()
+        )
+    if isinstance(error, MemoryError):
+        return TaskError(f"task {name!r} found no more memory: {_MORE_MEMORY}")
+    if isinstance(error, NoveltyflowError):
+        return error
+    # Not the task's own error: the connection broke while its result was fetched.
+    broken = isinstance(error, CommClosedError) and future.status != "error"
+    if broken or isinstance(error, CancelledError):
+        return _dropped(name)
+    remedy = FREE_SPACE if is_disk_full(error) else _GO_ON
+    return TaskError(f"task {name!r} failed: {type(error).__name__}: {error}; {remedy}")

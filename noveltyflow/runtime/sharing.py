@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from typing import Any
 
 from distributed import Client, Future, wait
 
@@ -23,7 +24,7 @@ log = logging.getLogger(__name__)
 
 
 class Sharing:
-    """Iterates over `(seat, future)` as tasks end; the caller tells `work` what came of each.
+    """Iterates over `(seat, result)` as tasks end; the caller tells `work` what came of each.
 
     A task is meant for one worker, because only the client sees what all of them have left. One that is paused or
     near its memory limit is given no task until it has recovered; the task of one that is gone is given back.
@@ -36,24 +37,38 @@ class Sharing:
         Hands out the tasks.
     submit
         Starts a task on a worker.
+    answer
+        Result of a task that has ended; raises TimeoutError when it does not come.
     """
 
-    def __init__(self, client: Client, work: SharedWork, submit: Callable[[Seat, Task], Future]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        work: SharedWork,
+        submit: Callable[[Seat, Task], Future],
+        answer: Callable[[Future], Any],
+    ) -> None:
         self._client = client
         self._work = work
         self._submit = submit
+        self._answer = answer
         self._running: dict[Future, tuple[Seat, Task]] = {}
         self._seats: list[Seat] = []
         self._looked = self._could_go_on = time.monotonic()
 
-    def __iter__(self) -> Iterator[tuple[Seat, Future]]:
+    def __iter__(self) -> Iterator[tuple[Seat, Any]]:
         self._look()
         while not self._work.finished:
             self._start()
             for future in self._ended():
-                if _has_answer(future):
-                    seat, _ = self._running.pop(future)
-                    yield seat, future
+                try:
+                    result = self._answer(future)
+                except TimeoutError:
+                    # Its worker is gone with the result, and Dask would wait for that very worker to compute it anew:
+                    # `_look` sees that it is gone, and gives the task back.
+                    continue
+                seat, _ = self._running.pop(future)
+                yield seat, result
             if time.monotonic() - self._looked > LOOK_SECONDS:
                 self._look()
 
@@ -109,19 +124,3 @@ class Sharing:
                 f"{PATIENCE_SECONDS:.0f} s; what was finished is kept: {remedy}, and give the same command again"
             )
         time.sleep(LOOK_SECONDS / 4)
-
-
-def _has_answer(future: Future) -> bool:
-    """Whether what became of a task can be known; its worker may be gone with the result after it had ended.
-
-    Dask would then compute it anew, but on that very worker: `_look` sees that it is gone, and gives the task back.
-    """
-    if future.status in ("error", "cancelled"):
-        return True
-    try:
-        future.result(timeout=LOOK_SECONDS)
-    except TimeoutError:
-        return bool(future.status == "error")
-    except Exception:
-        return True
-    return True

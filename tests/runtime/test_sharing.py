@@ -62,20 +62,19 @@ class Work:
 
 
 class Future:
-    status = "finished"
-
     def __init__(self, *, answers: bool = True) -> None:
         self.answers = answers
 
     def done(self) -> bool:
         return False
 
-    def result(self, timeout: float) -> None:
-        if not self.answers:
-            raise TimeoutError
-
     def cancelled(self) -> bool:
         return False
+
+
+def answer(future: Future) -> None:
+    if not future.answers:
+        raise TimeoutError
 
 
 def test_who_is_paused_or_near_the_limit_is_not_ready() -> None:
@@ -99,7 +98,7 @@ def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(
     workers = {"free": info("running", 100), "full": info("running", 900)}
     work = Work(5)
     monkeypatch.setattr(sharing, "wait", lambda futures, **_: SimpleNamespace(done=futures[:1]))
-    for seat, _ in Sharing(client_of(workers), work, lambda seat, task: Future()):
+    for seat, _ in Sharing(client_of(workers), work, lambda seat, task: Future(), answer):
         assert seat.worker == "free"
         work.done(seat.worker, seat.backend, None)
         workers["full"] = info("running", 900 if work.left > 1 else 100)
@@ -122,7 +121,7 @@ def test_the_task_of_a_worker_that_is_gone_is_given_back(monkeypatch: pytest.Mon
         raise TimeoutError
 
     monkeypatch.setattr(sharing, "wait", lose_one)
-    for seat, _ in Sharing(client_of(workers), work, submit):
+    for seat, _ in Sharing(client_of(workers), work, submit, answer):
         work.done(seat.worker, seat.backend, None)
     assert running[:4] == ["first", "first", "second", "second"]
     assert work.back == ["first", "first"]
@@ -140,7 +139,11 @@ def test_a_task_whose_worker_is_gone_with_the_result_is_given_back(monkeypatch: 
         return SimpleNamespace(done=futures[:1])
 
     monkeypatch.setattr(sharing, "wait", end_and_vanish)
-    for seat, _ in Sharing(client_of(workers), work, lambda seat, _: Future(answers=seat.worker != "first")):
+
+    def submit(seat: Seat, task: Any) -> Future:
+        return Future(answers=seat.worker != "first")
+
+    for seat, _ in Sharing(client_of(workers), work, submit, answer):
         assert seat.worker == "second"
         work.done(seat.worker, seat.backend, None)
     assert work.back == ["first", "first"]
@@ -151,7 +154,7 @@ def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.05)
     client = client_of({"full": info("running", 900)})
     with pytest.raises(TaskError, match=r"has memory left.*raise --memory-limit"):
-        list(Sharing(client, Work(1), lambda seat, task: pytest.fail("nobody is ready")))
+        list(Sharing(client, Work(1), lambda seat, task: pytest.fail("nobody is ready"), answer))
 
 
 def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
