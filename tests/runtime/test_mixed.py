@@ -193,8 +193,12 @@ def test_a_run_without_any_worker_left_ends(scheduler: str, monkeypatch: pytest.
 
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.1)
     monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.3)
+
+    def never(*_: object) -> None:
+        pytest.fail("there is nothing to submit or to answer")
+
     with Client(scheduler) as client, pytest.raises(TaskError, match="no worker"):
-        list(sharing.Sharing(client, Endless(), lambda *_: pytest.fail("there is nothing to submit")))
+        list(sharing.Sharing(client, Endless(), never, never))
 
 
 def test_a_gpu_worker_without_a_gpu_is_refused_before_any_work(
