@@ -84,8 +84,11 @@ class _Counting:
     def is_usable(self) -> bool:
         return self.inner.is_usable()
 
-    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-        return self.inner.bytes_needed(queries, candidates, n_neighbors)
+    def prepare_bytes(self, candidates: BlockShape) -> int:
+        return self.inner.prepare_bytes(candidates)
+
+    def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        return self.inner.compute_bytes(queries, candidates, n_neighbors)
 
     def prepare(self, block: CsrMatrix) -> PreparedBlock:
         return self.inner.prepare(block)

@@ -28,7 +28,7 @@ class SpanSize:
     quiet: int = 0
 
     def after_tile(self, fits: Callable[[int], bool]) -> SpanSize:
-        """Size after a tile that brought no pressure: twice as large if that fits, smaller if this no longer does.
+        """Size after a tile that brought no pressure: larger if that fits, smaller if this no longer does.
 
         Parameters
         ----------
@@ -39,10 +39,12 @@ class SpanSize:
         most = self.most
         if most is not None and quiet >= QUIET_TILES:
             most, quiet = 2 * most, 0
-        blocks = 2 * self.blocks if most is None else min(2 * self.blocks, most)
+        for blocks in (4 * self.blocks, 2 * self.blocks, self.blocks + self.blocks // 2):
+            if blocks > self.blocks and (most is None or blocks <= most) and fits(blocks):
+                return SpanSize(blocks, most, quiet)
+        blocks = self.blocks
         while blocks > 1 and not fits(blocks):
-            # A size that fitted until now is not given up for its double.
-            blocks = self.blocks if blocks > self.blocks else blocks // 2
+            blocks //= 2
         return SpanSize(blocks, most, quiet)
 
     def halved(self) -> SpanSize:

@@ -14,10 +14,11 @@ from noveltyflow.config import FeatureSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.similarity.kernels import cpu
+from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex, index_bytes
+from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
@@ -210,7 +211,7 @@ def test_memory_is_as_projected(shape):
     kernel.prepare(X)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= index_bytes(X.shape[0], X.nnz, X.shape[1]) + cpu.ROW_BYTES * X.shape[0]
+    assert peak <= kernel.prepare_bytes(BlockShape.of(X))
 
 
 def test_weights_of_the_longest_row_stay_bounds():

@@ -25,11 +25,6 @@ SpanKey = tuple[str, str, int, int]
 """Run folder, fingerprint of its weights, first and last-plus-one row: a worker may outlive the run it computed."""
 
 
-def span_key(store: RunStore, span: Sequence[Block]) -> SpanKey:
-    """What the index of a span is kept under."""
-    return store.path, store.figures("idf")["fingerprint"], span[0].start, span[-1].stop
-
-
 def load_span(store: RunStore, span: Sequence[Block], settings: FeatureSettings) -> CsrMatrix:
     """Consecutive blocks as one matrix of weights; see `load_weighted`. Only one block is held twice meanwhile."""
     if len(span) == 1:

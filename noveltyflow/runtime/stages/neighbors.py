@@ -64,7 +64,9 @@ def tile_bytes(
         k = settings.neighbors.n_neighbors
         # When the frequencies are loaded first, they are there as counts, as weights, and in between.
         return (
-            TASK_BYTES + 2 * 8 * n_features + max(tile_memory(it, queries, candidates, k) for it in kernels)
+            TASK_BYTES
+            + 2 * 8 * n_features
+            + max(tile_memory(it, queries, candidates, candidates.nonzeros, k) for it in kernels)
         )
 
     return projected

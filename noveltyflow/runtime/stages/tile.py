@@ -20,7 +20,7 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.runtime.load import measured, wait_for_host
 from noveltyflow.runtime.plan import TASK_BYTES
 from noveltyflow.runtime.spans import SpanSize
-from noveltyflow.runtime.stages.indexed import load_span, span_key, spans_of
+from noveltyflow.runtime.stages.indexed import SpanKey, load_span, spans_of
 from noveltyflow.runtime.stages.strips import StripState, load_state, store_state
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, PreparedBlock, TileKernel
 from noveltyflow.similarity.kernels.registry import get_kernel
@@ -61,14 +61,22 @@ class TileReport:
     size: SpanSize
 
 
-def tile_memory(kernel: TileKernel, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-    """Projected peak bytes of a `tile` task's data while it computes one span of candidates and reads another one."""
-    # int32 columns and float32 weights; of the span that is read, for a while the counts they are made from too.
-    loaded = (4 + 4) * queries.nonzeros + (4 + 4) * candidates.nonzeros + (4 + 4 + 4) * candidates.nonzeros
+def tile_memory(
+    kernel: TileKernel, queries: BlockShape, candidates: BlockShape, largest_block: int, n_neighbors: int
+) -> int:
+    """Projected peak bytes of a `tile` task's data.
+
+    Either it indexes a span of candidates, or it computes that while it reads another span as large, whose largest
+    block has so many non-zeros.
+    """
+    # int32 columns and float32 weights; of a block that is read, for a while the counts they are made from too.
+    loaded = (4 + 4) * (queries.nonzeros + candidates.nonzeros)
+    ahead = (4 + 4) * candidates.nonzeros + (4 + 4 + 4) * largest_block
     idf = 8 * queries.features
     # Neighbours known so far, those of the last checkpoint, and the file that is made of these.
     strip = 3 * 12 * n_neighbors * queries.rows
-    return loaded + idf + strip + kernel.bytes_needed(queries, candidates, n_neighbors)
+    computing = ahead + kernel.compute_bytes(queries, candidates, n_neighbors)
+    return loaded + idf + strip + max(kernel.prepare_bytes(candidates), computing)
 
 
 def tile(
@@ -161,6 +169,8 @@ class _Strip:
             self._kernel.limit_device_memory(job.device_bytes)
         self._kept = spans_of(self._kernel.name)
         self._blocks = blocks_of(job.store)
+        self._fingerprint: str = job.store.figures("idf")["fingerprint"]
+        self._block_nonzeros: dict[int, int] = {}
         self._k = job.settings.neighbors.n_neighbors
         self.state = load_state(job.store, block) or StripState.begin(block, len(self._blocks), self._k)
         own = [other for other in self._blocks if block.start <= other.start < block.stop]
@@ -183,11 +193,11 @@ class _Strip:
 
     def is_indexed(self, span: Sequence[Block]) -> bool:
         """Whether this process has its index still."""
-        return span_key(self._job.store, span) in self._kept
+        return self._key(span) in self._kept
 
     def indexed(self, span: Sequence[Block], load: Callable[[], CsrMatrix]) -> PreparedBlock:
         """The index of a span, made from what `load` gives unless this process has it still."""
-        key = span_key(self._job.store, span)
+        key = self._key(span)
         if (kept := self._kept.get(key)) is not None:
             return kept
         self._make_room(span)
@@ -233,9 +243,22 @@ class _Strip:
         self.kernel_seconds += time.monotonic() - began
         return result
 
+    def _key(self, span: Sequence[Block]) -> SpanKey:
+        return self._job.store.path, self._fingerprint, span[0].start, span[-1].stop
+
+    def _nonzeros(self, block: Block) -> int:
+        if block.index not in self._block_nonzeros:
+            self._block_nonzeros[block.index] = csr_nonzeros(self._job.store, block.index)
+        return self._block_nonzeros[block.index]
+
     def _shape(self, span: Sequence[Block]) -> BlockShape:
-        nonzeros = sum(csr_nonzeros(self._job.store, block.index) for block in span)
+        nonzeros = sum(self._nonzeros(block) for block in span)
         return BlockShape(span[-1].stop - span[0].start, nonzeros, self._queries.shape[1])
+
+    def _memory(self, span: Sequence[Block]) -> int:
+        largest = max(self._nonzeros(block) for block in span)
+        queries = BlockShape.of(self._queries)
+        return tile_memory(self._kernel, queries, self._shape(span), largest, self._k)
 
     def _fits(self, done: BoolArray) -> Callable[[int], bool]:
         """Whether the next span may have so many blocks."""
@@ -248,12 +271,9 @@ class _Strip:
             if size > self._most_blocks or span[-1].stop - span[0].start > LARGEST_SPAN:
                 return False
             shape = self._shape(span)
-            return shape.nonzeros <= _MOST_NONZEROS and self._needed(shape) <= room and self._on_device(shape)
+            return shape.nonzeros <= _MOST_NONZEROS and self._memory(span) <= room and self._on_device(shape)
 
         return fits
-
-    def _needed(self, shape: BlockShape) -> int:
-        return tile_memory(self._kernel, BlockShape.of(self._queries), shape, self._k)
 
     def _on_device(self, shape: BlockShape) -> bool:
         if not isinstance(self._kernel, DeviceKernel):
@@ -275,9 +295,9 @@ class _Strip:
 
     def _make_room(self, span: Sequence[Block]) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""
-        shape = self._shape(span)
-        needed = self._needed(shape)
+        needed = self._memory(span)
         if isinstance(self._kernel, DeviceKernel):
+            shape = self._shape(span)
             tile_bytes = self._kernel.device_bytes_needed(BlockShape.of(self._queries), shape, self._k)
             self._kept.shrink(max(0, self._kernel.device_memory() - tile_bytes))
         else:

@@ -89,8 +89,12 @@ class TileKernel(Protocol):
         """Whether this machine can run the kernel."""
         ...
 
-    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-        """Return an upper bound of the bytes that `prepare` and `compute` allocate, results included."""
+    def prepare_bytes(self, candidates: BlockShape) -> int:
+        """Return an upper bound of the bytes that `prepare` allocates, its result included."""
+        ...
+
+    def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+        """Return an upper bound of what `prepare` keeps beside the block and `compute` allocates, in bytes."""
         ...
 
     def prepare(self, block: CsrMatrix) -> PreparedBlock:
@@ -137,7 +141,7 @@ class TileKernel(Protocol):
 class DeviceKernel(TileKernel, Protocol):
     """A kernel whose prepared blocks and scratch space lie in a device's own memory.
 
-    `PreparedBlock.nbytes` then counts device memory, and `bytes_needed` what is taken of the host's.
+    `PreparedBlock.nbytes` then counts device memory, the bytes of `TileKernel` what is taken of the host's.
     """
 
     def device_bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:

@@ -12,7 +12,7 @@ from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW,
 from noveltyflow.similarity.kernels.dense.search import batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists
-from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, index_bytes
+from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, building_bytes, index_bytes
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
@@ -87,21 +87,26 @@ class CpuKernel:
         """Return True: every machine has a CPU."""
         return True
 
-    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+    def prepare_bytes(self, candidates: BlockShape) -> int:
+        """Return the bytes of the index and of what building it takes."""
+        building = building_bytes(candidates.rows, candidates.nonzeros, candidates.features)
+        return self._index_bytes(candidates) + building
+
+    def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
         longest_record = min(candidates.nonzeros, candidates.features)
-        more_parts = -(-candidates.rows // self.part_rows) - 1
-        index = (
-            index_bytes(candidates.rows, candidates.nonzeros, candidates.features)
-            + ROW_BYTES * candidates.rows
-        )
-        index += more_parts * (4 * candidates.features + 12 * min(candidates.features, candidates.nonzeros))
         scratch = max(
             scratch_bytes(queries.longest_row, candidates.rows // 8 + 1, longest_record)
             + 13 * self.slab_rows,
             batch_bytes(min(max(queries.longest_row, candidates.longest_row), LONGEST_ROW)),
         )
-        return index + scratch + (12 * n_neighbors + 8) * queries.rows
+        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 8) * queries.rows
+
+    def _index_bytes(self, shape: BlockShape) -> int:
+        more_parts = -(-shape.rows // self.part_rows) - 1
+        ranks = 4 * shape.features + 12 * min(shape.features, shape.nonzeros)
+        whole = index_bytes(shape.rows, shape.nonzeros, shape.features)
+        return whole + more_parts * ranks + ROW_BYTES * shape.rows
 
     def prepare(self, block: CsrMatrix) -> CpuPrepared:
         """Index `block`."""

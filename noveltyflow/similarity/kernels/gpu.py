@@ -90,7 +90,11 @@ class GpuKernel:
         """Whether there are a driver, CuPy and a device."""
         return self._chosen_device is not None or has_cuda()
 
-    def bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+    def prepare_bytes(self, candidates: BlockShape) -> int:
+        """Return the bytes of host memory: row starts as int64."""
+        return 8 * (candidates.rows + 1)
+
+    def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of host memory: the result, its copy, and row starts as int64."""
         return 2 * 12 * n_neighbors * queries.rows + 8 * (queries.rows + candidates.rows + 2)
 

@@ -6,11 +6,10 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.query import UNIT, Scratch
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, reaching
+from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
-
-_CHUNK = 128
 
 
 @numba.njit(nogil=True, cache=True)
@@ -79,15 +78,16 @@ def largest(sums: Int32Array) -> int:
 @numba.njit(nogil=True, cache=True)
 def collect(scratch: Scratch, least: int) -> int:
     """List the groups with a sum of at least `least` in `candidates`; returns their number."""
-    found = 0
-    for start in range(0, scratch.accumulators.size, _CHUNK):
-        chunk = scratch.accumulators[start : start + _CHUNK]
-        if largest(chunk) < least:
+    sums, candidates, found = scratch.accumulators, scratch.candidates, 0
+    for chunk in range(0, sums.size, CHUNK_GROUPS):
+        if largest(sums[chunk : chunk + CHUNK_GROUPS]) < least:
             continue
-        for place in range(chunk.size):
-            if chunk[place] >= least:
-                scratch.candidates[found] = start + place
+        for start in range(chunk, chunk + CHUNK_GROUPS, LANES):
+            bits = reaching(sums, start, np.int32(least))
+            while bits:
+                candidates[found] = start + lowest_bit(bits)
                 found += 1
+                bits &= bits - np.uint64(1)
     return found
 
 

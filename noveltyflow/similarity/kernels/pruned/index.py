@@ -70,10 +70,8 @@ class GroupIndex(NamedTuple):
                 f"a block of {block.shape[0]:,} rows cannot be indexed; at most {MOST_ROWS:,} can"
             )
         lists = PostingLists.of(block, distinct.first)
-        used = np.flatnonzero(lists.indptr[1:] != lists.indptr[:-1])
-        ranked = used[np.argsort(lists.indptr[used + 1] - lists.indptr[used], kind="stable")]
         rank = np.full(block.shape[1], -1, np.int32)
-        rank[ranked] = np.arange(ranked.size, dtype=np.int32)
+        ranked = _rank(lists.indptr, rank)
         indptr = block.indptr.astype(np.int64)
         norm = largest_norm(indptr, block.data) * ROUND_UP
         n_groups = -(-distinct.first.size // GROUP_ROWS)
@@ -117,10 +115,15 @@ class GroupIndex(NamedTuple):
 
 
 def index_bytes(rows: int, nonzeros: int, features: int) -> int:
-    """Upper bound of the bytes that building and keeping an index takes beside the block itself."""
+    """Upper bound of the bytes of an index beside the block itself."""
+    ranks = 4 * features + (8 + 4) * (min(features, nonzeros) + 1)
+    return ranks + (4 + 2 + 8) * nonzeros + 8 * 3 * (rows + 2)
+
+
+def building_bytes(rows: int, nonzeros: int, features: int) -> int:
+    """Upper bound of the bytes that building an index takes beside the index and the block itself."""
     lists = 8 * nonzeros + 8 * (features + 2)
-    ranks = 4 * features + 8 * 4 * min(features, nonzeros)
-    return lists + ranks + (4 + 2 + 8) * nonzeros + 8 * 3 * (rows + 2)
+    return lists + 4 * (min(features, nonzeros) + 1) + 8 * 3 * (rows + GROUP_ROWS)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -136,8 +139,31 @@ def largest_norm(indptr: Int64Array, weights: Float32Array) -> float:
 
 
 @numba.njit(nogil=True, cache=True)
+def _rank(indptr: Int64Array, rank: Int32Array) -> Int32Array:
+    """Columns with a list, the shortest lists first; their places in that order are written into `rank`."""
+    longest, used = 0, 0
+    for column in range(rank.size):
+        longest = max(longest, indptr[column + 1] - indptr[column])
+        used += int(indptr[column + 1] != indptr[column])
+    ends = np.zeros(longest + 2, np.int64)
+    for column in range(rank.size):
+        ends[indptr[column + 1] - indptr[column] + 1] += 1
+    ends[1] = 0  # columns without a list have no place
+    for length in range(2, ends.size):
+        ends[length] += ends[length - 1]
+    ranked = np.empty(used, np.int32)
+    for column in range(rank.size):
+        length = indptr[column + 1] - indptr[column]
+        if length:
+            ranked[ends[length]] = column
+            rank[column] = ends[length]
+            ends[length] += 1
+    return ranked
+
+
+@numba.njit(nogil=True, cache=True)
 def _count(
-    ranked: Int64Array, indptr: Int64Array, rows: Int32Array, n_groups: int
+    ranked: Int32Array, indptr: Int64Array, rows: Int32Array, n_groups: int
 ) -> tuple[Int64Array, Int64Array]:
     """Starts of the lists, and of the records two slots further on, so that filling moves them into place."""
     starts = np.zeros(ranked.size + 1, np.int64)
@@ -158,7 +184,7 @@ def _count(
 
 @numba.njit(nogil=True, cache=True)
 def _fill(
-    ranked: Int64Array,
+    ranked: Int32Array,
     indptr: Int64Array,
     rows: Int32Array,
     weights: Float32Array,

@@ -23,6 +23,8 @@ LONGEST_QUERY = 1 << 20
 TABLE_UNIT = 64_000.0
 """Product 1 of a query weight and the largest weight of its column, in the table; norms are at most 1.002."""
 SLOTS = 1 << 16
+CHUNK_GROUPS = 128
+"""Consecutive groups whose largest sum tells whether any of them is a candidate."""
 AT_ONCE = 12
 """Groups settled before the threshold is looked at anew."""
 
@@ -30,12 +32,14 @@ AT_ONCE = 12
 class Scratch(NamedTuple):
     """Arrays of one thread; n is the longest query row, g the number of groups.
 
-    `accumulators` int32 (g,): upper bounds of the similarities to groups, without what was skipped;
+    `accumulators` int32 (g, rounded up to whole chunks): upper bounds of the similarities to groups, without what
+    was skipped;
     `order` int64 (n,): rank and position of the row's columns, rare ones first; `norm` float64 (n,): suffix
     norm of the row, times the largest norm of the block; `reach` float64 (n,): upper bound of what the
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
-    record code; `place` int32: see `scoring.score`; `candidates` int32 (g,):
+    record code; `is_known` uint8 (`SLOTS` / 8,): a bit for each of them that is not 0, which fit the first-level
+    cache; `place` int32: see `scoring.score`; `candidates` int32 (g,):
     groups; `hits` int32: places in a record; `bounds` int64 (8,); `best` int32 (`AT_ONCE`,): groups;
     `work` int64 (3,): multiply-adds, groups bounded, similarities computed.
     """
@@ -48,6 +52,7 @@ class Scratch(NamedTuple):
     cursor: Int64Array
     end: Int64Array
     table: AnyArray
+    is_known: AnyArray
     place: Int32Array
     candidates: Int32Array
     hits: Int32Array
@@ -58,7 +63,7 @@ class Scratch(NamedTuple):
 
 def scratch_bytes(longest_row: int, n_groups: int, longest_record: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 44 * longest_row + 2 * SLOTS + 4 * PLACES + 4 * longest_record + 1024
+    return 8 * n_groups + 44 * longest_row + 2 * SLOTS + SLOTS // 8 + 4 * PLACES + 4 * longest_record + 1024
 
 
 @numba.njit(nogil=True, cache=True)
@@ -69,7 +74,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
     for group in range(n_groups):
         longest_record = max(longest_record, index.record_starts[group + 1] - index.record_starts[group])
     return Scratch(
-        np.zeros(n_groups, np.int32),
+        np.zeros(-(-n_groups // CHUNK_GROUPS) * CHUNK_GROUPS, np.int32),
         np.empty(longest_row, np.int64),
         np.empty(longest_row, np.float64),
         np.empty(longest_row, np.float64),
@@ -77,6 +82,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
+        np.zeros(SLOTS // 8, np.uint8),
         np.full(PLACES, -1, np.int32),
         np.empty(n_groups, np.int32),
         np.empty(longest_record + 1, np.int32),
@@ -110,6 +116,7 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
         scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
         scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
         code = rank & 0xFFFF
+        scratch.is_known[code >> 3] |= np.uint8(1 << (code & 7))
         scratch.table[code] = max(scratch.table[code], np.uint16(np.ceil(product * ROUND_UP * TABLE_UNIT)))
     return known
 
@@ -119,5 +126,7 @@ def clear_query(columns: Int32Array, known: int, scratch: Scratch) -> None:
     """Make the arrays ready for the next row."""
     scratch.accumulators[:] = 0
     for step in range(known):
-        scratch.table[(scratch.order[step] >> 32) & 0xFFFF] = 0
+        code = (scratch.order[step] >> 32) & 0xFFFF
+        scratch.table[code] = 0
+        scratch.is_known[code >> 3] = 0
     leave_columns(columns, scratch.place)

@@ -33,9 +33,10 @@ def settle(
 
     Arrays are taken out of their tuples once, because Numba counts a reference each time.
     """
-    sums, table, hits, bounds, place_of = (
+    sums, table, is_known, hits, bounds, place_of = (
         scratch.accumulators,
         scratch.table,
+        scratch.is_known,
         scratch.hits,
         scratch.bounds,
         scratch.place,
@@ -57,7 +58,7 @@ def settle(
         if starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
             bounds[:] = _UNKNOWN
         else:
-            _bound_members(codes[record], lanes[record], table, hits, bounds)
+            _bound_members(codes[record], lanes[record], table, is_known, hits, bounds)
         first = int(group) * GROUP_ROWS
         last = min(first + GROUP_ROWS, row_starts.size)
         for row in range(first, last):
@@ -79,7 +80,12 @@ def _least_bound(similarity: float) -> int:
 
 @numba.njit(nogil=True, cache=True)
 def _bound_members(
-    codes: AnyArray, weights: AnyArray, table: AnyArray, hits: Int32Array, bounds: Int64Array
+    codes: AnyArray,
+    weights: AnyArray,
+    table: AnyArray,
+    is_known: AnyArray,
+    hits: Int32Array,
+    bounds: Int64Array,
 ) -> None:
     """Upper bounds of the similarities to all members.
 
@@ -89,7 +95,8 @@ def _bound_members(
     found = 0
     for place in range(codes.size):
         hits[found] = place
-        found += int(table[codes[place]] != 0)
+        code = np.uint64(codes[place])
+        found += (is_known[code >> np.uint64(3)] >> np.uint8(code & np.uint64(7))) & 1
     bounds[:] = 0
     for start in range(0, found, _HITS_AT_ONCE):
         a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)

@@ -1,0 +1,46 @@
+"""Which of many sums are large enough, as bits: vector code, written for the compiler's intermediate code.
+
+Vectors of any length are legal there: the compiler cuts them to what the processor has.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numba
+from llvmlite import ir
+from numba.core import types
+from numba.extending import intrinsic
+
+LANES = 64
+_SUMS = ir.VectorType(ir.IntType(32), LANES)
+
+
+@intrinsic
+def reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
+    """`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
+    if not (
+        isinstance(sums, types.Array) and sums.layout == "C" and sums.ndim == 1 and sums.dtype == types.int32
+    ):
+        raise numba.TypingError("a contiguous array of int32 is needed")
+    return types.uint64(sums, types.int64, types.int32), _compare
+
+
+def _compare(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    data = context.make_array(signature.args[0])(context, builder, args[0]).data
+    place = builder.bitcast(builder.gep(data, [args[1]]), _SUMS.as_pointer())
+    first = builder.insert_element(ir.Constant(_SUMS, ir.Undefined), args[2], ir.IntType(32)(0))
+    zeros = ir.Constant(_SUMS, None)
+    least = builder.shuffle_vector(first, ir.Constant(_SUMS, ir.Undefined), zeros)
+    found = builder.icmp_signed(">=", builder.load(place, align=4), least)
+    return builder.bitcast(found, ir.IntType(LANES))
+
+
+@intrinsic
+def lowest_bit(_typing: Any, bits: Any) -> Any:
+    """`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
+
+    def count(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
+        return builder.cttz(args[0], ir.IntType(1)(1))
+
+    return types.int64(types.uint64), count
