@@ -29,7 +29,7 @@ types: install
 	$(BIN)/mypy
 
 unit: install .venv/.bench
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Takes some hours, and means something only where nothing else runs; progress is on standard error.
 bench: install .venv/.bench

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import reduce
@@ -11,6 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 import dask
+import psutil
 from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
@@ -21,6 +23,8 @@ from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
 from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
 
 _RETRIES = 2
+_FULL_SHARE = 0.5
+_RESTART_SECONDS = 60
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
 _GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
 
@@ -40,6 +44,8 @@ class DaskExecutor:
         See `Executor`.
     device_memory_limit
         Bytes that tiles may take of a device's memory, if that is limited.
+    owns_workers
+        Whether the workers were started for this run, and may be replaced.
     """
 
     shuffle_method = "p2p"
@@ -50,12 +56,15 @@ class DaskExecutor:
         token: str,
         checkpoint_seconds: float = 5.0,
         device_memory_limit: int | None = None,
+        *,
+        owns_workers: bool = False,
     ) -> None:
         self._client = client
         self.checkpoint_seconds = checkpoint_seconds
         # Never the keys of an earlier command: what it left running must not answer for this one.
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit
+        self._owns_workers = owns_workers
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self.n_threads = sum(worker["nthreads"] for worker in workers)
         self.memory_per_thread = min(
@@ -145,6 +154,23 @@ class DaskExecutor:
         """See `Executor.everywhere`; not a task, so a worker that has paused for want of memory does it too."""
         self._client.run(function, on_error="ignore")
 
+    def renew(self, forget: Callable[[], None]) -> None:
+        """See `Executor.renew`: of its imports and its heap's fragments a process gets rid only by ending."""
+        self.everywhere(forget)
+        if not self._owns_workers:
+            return
+        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        held = self._client.run(_resident_bytes, on_error="ignore")
+        full = [
+            address
+            for address, n_bytes in held.items()
+            if address in workers
+            and n_bytes > _FULL_SHARE * (workers[address]["memory_limit"] or sys.maxsize)
+        ]
+        if full:
+            log.info("replacing %d workers, which hold much of their memory without a task", len(full))
+            self._client.restart_workers(full, timeout=_RESTART_SECONDS, raise_for_error=False)
+
 
 def _grouped(tasks: Sequence[Task]) -> list[Sequence[Task]]:
     """Consecutive tasks that are carried out as one, so that there are not too many."""
@@ -158,6 +184,10 @@ def _each(function: Callable[..., Any], group: Sequence[Task]) -> list[Any]:
 
 def _combined(chunk: Callable[..., Any], combine: Callable[..., Any], group: Sequence[Task]) -> Any:
     return reduce(lambda total, task: combine([total, chunk(*task)]), group[1:], chunk(*group[0]))
+
+
+def _resident_bytes() -> int:
+    return int(psutil.Process().memory_info().rss)
 
 
 def _device_memory() -> int | None:

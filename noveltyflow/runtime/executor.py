@@ -76,6 +76,12 @@ class Executor(Protocol):
     def everywhere(self, function: Callable[[], None]) -> None:
         """Call a function once in every process that runs tasks; one that is just then lost is passed over."""
 
+    def renew(self, forget: Callable[[], None]) -> None:
+        """Make room for a stage in every process that runs tasks.
+
+        Each calls `forget`; one that then holds half of its memory still is replaced, if no one else may be using it.
+        """
+
 
 class SerialExecutor:
     """Runs one task after the other in this process: the reference, and the way to debug."""
@@ -125,3 +131,7 @@ class SerialExecutor:
     def everywhere(self, function: Callable[[], None]) -> None:
         """See `Executor.everywhere`."""
         function()
+
+    def renew(self, forget: Callable[[], None]) -> None:
+        """See `Executor.renew`."""
+        forget()

@@ -110,7 +110,9 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
             reporter = stack.enter_context(MemoryProfile(client, plan.store.path, reporter))
         device_limit = memory_limit(cluster, "device_memory_limit")
         token = plan.fingerprints["neighbors"]
-        executor = DaskExecutor(client, token, cluster.checkpoint_seconds, device_limit)
+        executor = DaskExecutor(
+            client, token, cluster.checkpoint_seconds, device_limit, owns_workers=cluster.scheduler is None
+        )
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         backends = executor.backends(cluster.backend)
         if plan.unfinished == list(STAGES):

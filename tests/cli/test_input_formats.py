@@ -71,10 +71,9 @@ OPTIONS = {
 }
 CASES = [
     *[(".txt", compression) for compression in COMPRESS],
-    *[(".csv", compression) for compression in COMPRESS],
-    (".tsv", ""),
-    (".tsv", ".gz"),
-    (".jsonl", ""),
+    (".csv", ""),
+    (".csv", ".gz"),
+    (".tsv", ".bz2"),
     (".jsonl", ".zst"),
     (".parquet", ""),
 ]

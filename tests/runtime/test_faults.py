@@ -106,7 +106,7 @@ def test_second_command_on_one_folder_is_refused(
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("sign", "moment"),
-    [(signal.SIGINT, "starting"), (signal.SIGINT, "tiles"), (signal.SIGTERM, "tiles")],
+    [(signal.SIGINT, "starting"), (signal.SIGTERM, "tiles")],
 )
 def test_interrupted_run_says_how_to_go_on(
     sign: signal.Signals, moment: str, cli: Cli, urls: Path, undisturbed: Path, tmp_path: Path

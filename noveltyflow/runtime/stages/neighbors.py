@@ -148,7 +148,7 @@ def compute_neighbors(
 ) -> None:
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
     # What earlier stages left in the workers' heaps would stand in the way of larger spans.
-    executor.everywhere(forget_spans)
+    executor.renew(forget_spans)
     job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
     strips = cut_strips(blocks_of(store), strip_blocks)
     kernel_share = _compute_strips(job, backends, strips, executor, reporter)
