@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -9,12 +10,15 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import cloudpickle
+import dask
 import pytest
-from distributed import Client, Future
+from distributed import Client, Future, LocalCluster
 from helpers import some_urls
 
-from noveltyflow.config import ScoringSettings
+from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import StoreError, TaskError
+from noveltyflow.runtime import dask_executor
+from noveltyflow.runtime.cluster import DASK_CONFIG, local_cluster_options
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
@@ -65,3 +69,23 @@ def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path:
     plan = plan_run([str(tmp_path / "urls.txt")], str(tmp_path / "run.zarr"), ScoringSettings())
     execute(plan, DaskExecutor(client, "t"), Silent(), block_rows=10, backend="cpu")
     assert set(client.run(n_kept_spans).values()) == {0}
+
+
+def test_own_workers_that_hold_too_much_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = ClusterSettings(workers=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0")
+    with (
+        dask.config.set(DASK_CONFIG),
+        LocalCluster(**local_cluster_options(settings)) as cluster,
+        Client(cluster) as client,
+    ):
+        (before,) = client.run(os.getpid).values()
+        own, foreign = DaskExecutor(client, "t", owns_workers=True), DaskExecutor(client, "t")
+        own.renew(indexed.forget_spans)  # holds less than half
+        assert list(client.run(os.getpid).values()) == [before]
+        monkeypatch.setattr(dask_executor, "_FULL_SHARE", 0.01)
+        foreign.renew(indexed.forget_spans)
+        assert list(client.run(os.getpid).values()) == [before]
+        own.renew(indexed.forget_spans)
+        (after,) = client.run(os.getpid).values()
+        assert after != before
+        assert list(own.run("tile", abs, [(-3,)])) == [3]

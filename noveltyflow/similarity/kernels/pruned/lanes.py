@@ -16,12 +16,9 @@ LANES = 64
 _SUMS = ir.VectorType(ir.IntType(32), LANES)
 
 
-@intrinsic
-def reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
-    """`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
-    if not (
-        isinstance(sums, types.Array) and sums.layout == "C" and sums.ndim == 1 and sums.dtype == types.int32
-    ):
+def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
+    typed = isinstance(sums, types.Array) and sums.layout == "C" and sums.ndim == 1
+    if not typed or sums.dtype != types.int32:
         raise numba.TypingError("a contiguous array of int32 is needed")
     return types.uint64(sums, types.int64, types.int32), _compare
 
@@ -36,11 +33,14 @@ def _compare(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return builder.bitcast(found, ir.IntType(LANES))
 
 
-@intrinsic
-def lowest_bit(_typing: Any, bits: Any) -> Any:
-    """`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
-
+def _lowest_bit(_typing: Any, bits: Any) -> Any:
     def count(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
         return builder.cttz(args[0], ir.IntType(1)(1))
 
     return types.int64(types.uint64), count
+
+
+reaching: Any = intrinsic(_reaching)
+"""`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
+lowest_bit: Any = intrinsic(_lowest_bit)
+"""`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
