@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import re
 import subprocess
 import sys
 import tempfile
@@ -28,6 +29,7 @@ from noveltyflow import open_run
 MOST_OF_CLIENT = 500 << 20
 MOST_OF_LIMIT = 0.8
 _LOOK_SECONDS = 0.2
+_REPLACED = re.compile(r"replacing (\d+) workers")
 
 
 def main() -> int:
@@ -38,10 +40,10 @@ def main() -> int:
         command = [
             *(sys.executable, "-m", "noveltyflow", "run", str(arguments.list), "--out", str(out)),
             *("--workers", str(arguments.workers), "--memory-limit", arguments.memory_limit),
-            *("--dashboard-address", "127.0.0.1:0"),
+            *("--dashboard-address", "127.0.0.1:0", "--log-level", "info"),
         ]
         started = time.perf_counter()
-        status, client, workers = _watched(command)
+        status, client, workers, replaced = _watched(command)
         minutes = (time.perf_counter() - started) / 60
         if status:
             print(f"noveltyflow run ended with status {status}", file=sys.stderr)
@@ -57,7 +59,8 @@ def main() -> int:
     for number, peak in enumerate(workers):
         print(f"| worker {number} | {peak / 2**20:,.0f} | {limit / 2**20:,.0f} |")
     kept = client < MOST_OF_CLIENT and max(workers) <= MOST_OF_LIMIT * limit
-    return 0 if kept and len(workers) == arguments.workers else 1
+    print(f"\n{replaced} workers replaced before the tiles, as planned")
+    return 0 if kept and len(workers) == arguments.workers + replaced else 1
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -71,9 +74,17 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _watched(command: list[str]) -> tuple[int, int, list[int]]:
-    """Status of a command, and the peak bytes of itself and of every worker process that it ever had."""
-    process = subprocess.Popen(command)
+def _watched(command: list[str]) -> tuple[int, int, list[int], int]:
+    """Status of a command, peak bytes of itself and of every worker process it had, workers it replaced itself."""
+    with tempfile.TemporaryFile() as log:
+        status, client, workers = _peaks(subprocess.Popen(command, stderr=log))
+        log.seek(0)
+        text = log.read().decode()
+    sys.stderr.write(text)
+    return status, client, workers, sum(map(int, _REPLACED.findall(text)))
+
+
+def _peaks(process: subprocess.Popen[bytes]) -> tuple[int, int, list[int]]:
     client, workers = 0, dict[int, int]()
     while process.poll() is None:
         client = max(client, _peak(process.pid))

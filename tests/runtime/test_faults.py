@@ -75,12 +75,12 @@ def test_stopped_worker_is_waited_for_or_left_behind(
     wakes: bool, urls: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
-    process = start(urls, out, DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL="10s")
+    process = start(urls, out, **({} if wakes else {"DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL": "10s"}))
     when("tiles", out, process)
     stopped = workers_of(process)[0]
     stopped.suspend()
     if wakes:
-        time.sleep(3)
+        time.sleep(60)
         stopped.resume()
     stderr = process.communicate(timeout=240)[1]
     assert process.returncode == 0, stderr.decode()

@@ -168,3 +168,16 @@ def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pyt
             work.give_back(f"worker-{loss}", task)
     with pytest.raises(TaskError, match=r"rows 0 to 9 lost 11 workers.*--memory-limit"):
         work.give_back("worker", task)
+
+
+def test_the_more_tasks_there_were_the_longer_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.tiles_done", lambda store, strips: {})
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.MOST_TASKS", 2)
+    work = _SharedTiles(TileJob(None, None, 0, None, 5.0), ["cpu"], split_rows(10, 10), 1)  # type: ignore[arg-type]
+    seconds = []
+    for _ in range(5):
+        task = work.take("worker", "cpu", {"cpu": 1})
+        assert task is not None
+        seconds.append(task[3])
+        work.give_back("worker", task)
+    assert seconds == [30, 30, 60, 60, 120]

@@ -19,7 +19,14 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Handout
-from noveltyflow.runtime.plan import TASK_BYTES, choose_strip_blocks, cut_strips, mebibytes, spread_strips
+from noveltyflow.runtime.plan import (
+    MOST_TASKS,
+    TASK_BYTES,
+    choose_strip_blocks,
+    cut_strips,
+    mebibytes,
+    spread_strips,
+)
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
@@ -92,7 +99,7 @@ class _SharedTiles:
         self.backends = backends
         self.handout = Handout({strip: strip_tiles - done.get(strip, 0) for strip in strips})
         self.tiles, self.tiles_done = len(strips) * strip_tiles, sum(done.values())
-        self.kernel_seconds, self.most_slots = 0.0, 0
+        self.kernel_seconds, self.most_slots, self._tasks = 0.0, 0, 0
         self._job, self._strip_tiles = job, strip_tiles
         self._sizes, self._losses = SpanSizes(), Counter[Block]()
 
@@ -108,7 +115,10 @@ class _SharedTiles:
         if block is None:
             return None
         checkpoint = self._job.checkpoint_seconds
-        seconds = self.handout.patience(slots, _TASK_CHECKPOINTS * checkpoint)
+        # The more tasks there were, the longer is each, so that a scheduler can remember those of any run.
+        longest_task = _TASK_CHECKPOINTS * checkpoint * 2 ** (self._tasks // MOST_TASKS)
+        self._tasks += 1
+        seconds = self.handout.patience(slots, longest_task)
         # Where backends differ, none of them may hold a strip for long when little is left.
         longest = (
             seconds if sum(number > 0 for number in slots.values()) > 1 else _SPAN_CHECKPOINTS * checkpoint
