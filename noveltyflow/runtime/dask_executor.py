@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import reduce
@@ -167,9 +168,24 @@ class DaskExecutor:
             if address in workers
             and n_bytes > _FULL_SHARE * (workers[address]["memory_limit"] or sys.maxsize)
         ]
-        if full:
-            log.info("replacing %d workers, which hold much of their memory without a task", len(full))
-            self._client.restart_workers(full, timeout=_RESTART_SECONDS, raise_for_error=False)
+        if not full:
+            return
+        log.info("replacing %d workers, which hold much of their memory without a task", len(full))
+        try:
+            self._client.restart_workers(full, timeout=_RESTART_SECONDS)
+            self._wait_until_replaced(full, len(workers))
+        except Exception as error:
+            # The run goes on with whichever workers there are, and waits for them where there are none.
+            log.warning("not all workers were replaced: %s: %s", type(error).__name__, error)
+
+    def _wait_until_replaced(self, old: Sequence[str], number: int) -> None:
+        deadline = time.monotonic() + _RESTART_SECONDS
+        while time.monotonic() < deadline:
+            there = self._client.scheduler_info(n_workers=-1)["workers"]
+            if len(there) >= number and not set(old) & set(there):
+                return
+            time.sleep(0.1)
+        raise TimeoutError(f"after {_RESTART_SECONDS} s")
 
 
 def _grouped(tasks: Sequence[Task]) -> list[Sequence[Task]]:

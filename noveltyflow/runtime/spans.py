@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+_LARGE = 16
+"""Blocks in a span from which on it grows no faster than twofold."""
 QUIET_TILES = 8
 """Tiles without pressure after which a size that once was too large is tried again."""
 
@@ -39,7 +41,11 @@ class SpanSize:
         most = self.most
         if most is not None and quiet >= QUIET_TILES:
             most, quiet = 2 * most, 0
-        for blocks in (4 * self.blocks, 2 * self.blocks, self.blocks + self.blocks // 2):
+        # Spans of 1, 2, 3, 4, 6, 8, 12, ... blocks, many of whose borders meet; at first in larger steps.
+        is_power = self.blocks & (self.blocks - 1) == 0
+        next_size = self.blocks + self.blocks // 2 if is_power else self.blocks // 3 * 4
+        fast = 4 if self.blocks < _LARGE else 2
+        for blocks in (fast * self.blocks, 2 * self.blocks, next_size):
             if blocks > self.blocks and (most is None or blocks <= most) and fits(blocks):
                 return SpanSize(blocks, most, quiet)
         blocks = self.blocks

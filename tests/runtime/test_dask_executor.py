@@ -71,7 +71,9 @@ def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path:
     assert set(client.run(n_kept_spans).values()) == {0}
 
 
-def test_own_workers_that_hold_too_much_are_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_own_workers_that_hold_too_much_are_replaced(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     settings = ClusterSettings(workers=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0")
     with (
         dask.config.set(DASK_CONFIG),
@@ -89,3 +91,11 @@ def test_own_workers_that_hold_too_much_are_replaced(monkeypatch: pytest.MonkeyP
         (after,) = client.run(os.getpid).values()
         assert after != before
         assert list(own.run("tile", abs, [(-3,)])) == [3]
+
+        def lost(*_: object, **__: object) -> None:
+            raise KeyError("a worker that died meanwhile")
+
+        monkeypatch.setattr(client, "restart_workers", lost)
+        own.renew(indexed.forget_spans)
+        assert "not all workers were replaced" in caplog.text
+        assert list(client.run(os.getpid).values()) == [after]

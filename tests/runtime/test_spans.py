@@ -25,6 +25,8 @@ def test_spans_grow_as_long_as_there_is_room() -> None:
     for _ in range(5):
         sizes.append(sizes[-1].after_tile(room_for(27)))
     assert [size.blocks for size in sizes] == [1, 4, 16, 24, 24, 24]
+    assert SpanSize(24).after_tile(room_for(40)).blocks == 32
+    assert SpanSize(16).after_tile(room_for(1000)).blocks == 32
 
 
 def test_spans_shrink_to_what_still_fits() -> None:

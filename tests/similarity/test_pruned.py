@@ -66,7 +66,7 @@ def assert_equals_exhaustive(X, n_neighbors, kernel=None, **options):
     return stats
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 400),
@@ -89,7 +89,7 @@ def test_every_shape_equals_the_exhaustive_answer(shape, seed, rows, columns, n_
     assert_equals_exhaustive(X, n_neighbors)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 200), st.integers(1, 200), st.integers(1, 200))
 def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block_rows, query_rows):
     X = text_matrix(url_texts(np.random.default_rng(seed), 200), n_features=1 << 12)
@@ -98,7 +98,7 @@ def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block
     )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
     st.integers(1, 1_500),
@@ -265,6 +265,25 @@ def test_a_very_long_query_is_computed_exhaustively(monkeypatch):
     X = HARD["numbered"](50)
     _, stats = search(X, X, 5, CpuKernel())
     assert stats.multiply_adds == sum(np.bincount(X.indices).astype(int) ** 2)
+
+
+@pytest.mark.parametrize("kernel", [CpuKernel(slab_rows=70), CpuKernel(slab_rows=70, dense_share=-1.0)])
+def test_only_rows_that_are_too_long_are_computed_exhaustively(kernel, monkeypatch):
+    X = text_matrix(url_texts(np.random.default_rng(4), 300), ngram_range=(2, 3), n_features=1 << 12)
+    longest = int(np.median(np.diff(X.indptr)))
+    monkeypatch.setattr(cpu, "LONGEST_QUERY", longest)
+    monkeypatch.setattr(cpu, "LONGEST_ROW", longest)
+    assert_equals_exhaustive(X, 5, kernel)
+    _, stats = search(X, X, 5, kernel)
+    too_long = np.flatnonzero(np.diff(X.indptr) > longest)
+    assert 20 < too_long.size < 280
+    assert stats.verified_pairs < 0.9 * X.shape[0] ** 2
+
+
+def test_neighbours_of_other_rows_are_refused():
+    kernel, X = CpuKernel(), sp.csr_matrix((3, 4), dtype=np.float32)
+    with pytest.raises(ValueError, match="3 query rows have neighbours of 2 rows"):
+        kernel.compute(X, kernel.prepare(X), TopK.empty(2, 1), queries_start=0, candidates_start=0)
 
 
 def test_blocks_of_other_features_are_refused():

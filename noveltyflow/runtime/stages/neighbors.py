@@ -120,9 +120,9 @@ class _SharedTiles:
         self._tasks += 1
         seconds = self.handout.patience(slots, longest_task)
         # Where backends differ, none of them may hold a strip for long when little is left.
-        longest = (
-            seconds if sum(number > 0 for number in slots.values()) > 1 else _SPAN_CHECKPOINTS * checkpoint
-        )
+        longest = _SPAN_CHECKPOINTS * checkpoint
+        if sum(number > 0 for number in slots.values()) > 1:
+            longest = min(seconds, longest)
         most_blocks = self.handout.tiles_within(backend, longest)
         return self._job, block, backend, seconds, self._sizes.of(worker), most_blocks or self._strip_tiles
 

@@ -69,14 +69,29 @@ def tile_memory(
     Either it indexes a span of candidates, or it computes that while it reads another span as large, whose largest
     block has so many non-zeros.
     """
-    # int32 columns and float32 weights; of a block that is read, for a while the counts they are made from too.
-    loaded = (4 + 4) * (queries.nonzeros + candidates.nonzeros)
-    ahead = (4 + 4) * candidates.nonzeros + (4 + 4 + 4) * largest_block
-    idf = 8 * queries.features
+    indexing = _loaded_bytes(queries, candidates, n_neighbors) + kernel.prepare_bytes(candidates)
+    reading = _reading_bytes(candidates.nonzeros, largest_block)
+    return max(indexing, computing_memory(kernel, queries, candidates, n_neighbors) + reading)
+
+
+def computing_memory(
+    kernel: TileKernel, queries: BlockShape, candidates: BlockShape, n_neighbors: int
+) -> int:
+    """Projected bytes of a `tile` task's data while it computes a span, without what it reads meanwhile."""
+    loaded = _loaded_bytes(queries, candidates, n_neighbors)
+    return loaded + kernel.compute_bytes(queries, candidates, n_neighbors)
+
+
+def _loaded_bytes(queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
+    # int32 columns and float32 weights; and the weights of all columns.
+    loaded = (4 + 4) * (queries.nonzeros + candidates.nonzeros) + 8 * queries.features
     # Neighbours known so far, those of the last checkpoint, and the file that is made of these.
-    strip = 3 * 12 * n_neighbors * queries.rows
-    computing = ahead + kernel.compute_bytes(queries, candidates, n_neighbors)
-    return loaded + idf + strip + max(kernel.prepare_bytes(candidates), computing)
+    return loaded + 3 * 12 * n_neighbors * queries.rows
+
+
+def _reading_bytes(nonzeros: int, largest_block: int) -> int:
+    """Bytes that a span takes as it is read: of each block, for a while, also the counts behind its weights."""
+    return (4 + 4) * nonzeros + (4 + 4 + 4) * largest_block
 
 
 def tile(
@@ -113,7 +128,8 @@ def tile(
             following = strip.next(done, size.blocks)
             load = partial(strip.load, following)
             # Nobody needs a span that is read for a tile which will not be begun.
-            if begun + lasted < started + seconds and following and not strip.is_indexed(following):
+            wanted = begun + lasted < started + seconds and following and not strip.is_indexed(following)
+            if wanted and strip.make_room_to_read(following, span, prepared):
                 load = partial(reader.take, reader.begin(strip.load, following))
             strip.compute(span, prepared)
             del prepared  # its memory is for the next one
@@ -205,6 +221,22 @@ class _Strip:
         self._kept.put(key, prepared)
         return prepared
 
+    def make_room_to_read(
+        self, following: Sequence[Block], span: Sequence[Block], prepared: PreparedBlock
+    ) -> bool:
+        """Let go of indexes for which there is no room while `span` is computed and another one is read.
+
+        Returns whether there is room for both; `prepared` is the index of `span`.
+        """
+        queries, room = BlockShape.of(self._queries), self._room()
+        needed = computing_memory(self._kernel, queries, self._shape(span), self._k)
+        needed += _reading_bytes(self._shape(following).nonzeros, self._largest_block(following))
+        if needed > room:
+            return False
+        if not isinstance(self._kernel, DeviceKernel):
+            self._kept.shrink(room - needed + prepared.nbytes)
+        return True
+
     def compute(self, span: Sequence[Block], prepared: PreparedBlock) -> None:
         """Compute the tiles of a span at once."""
         best, work = self._timed(
@@ -256,9 +288,11 @@ class _Strip:
         return BlockShape(span[-1].stop - span[0].start, nonzeros, self._queries.shape[1])
 
     def _memory(self, span: Sequence[Block]) -> int:
-        largest = max(self._nonzeros(block) for block in span)
         queries = BlockShape.of(self._queries)
-        return tile_memory(self._kernel, queries, self._shape(span), largest, self._k)
+        return tile_memory(self._kernel, queries, self._shape(span), self._largest_block(span), self._k)
+
+    def _largest_block(self, span: Sequence[Block]) -> int:
+        return max(self._nonzeros(block) for block in span)
 
     def _fits(self, done: BoolArray) -> Callable[[int], bool]:
         """Whether the next span may have so many blocks."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -14,7 +15,7 @@ from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, building_bytes, index_bytes
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
-from noveltyflow.similarity.tiles import rows_of, split_rows
+from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import AnyArray, CsrMatrix
 
@@ -142,38 +143,48 @@ class CpuKernel:
             raise ValueError(
                 f"queries have {queries.shape[1]} features, candidates {candidates.block.shape[1]}"
             )
+        if best.n_rows != queries.shape[0]:
+            raise ValueError(f"{queries.shape[0]} query rows have neighbours of {best.n_rows} rows")
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
-        if candidates.parts is None or not _can_be_bounded(queries, candidates.parts):
-            work = self._exhaustive(queries, candidates, found, candidates_start, own_offset)
-        else:
-            work = [0, 0, 0]
-            for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
-                more = _search_part(queries, part, found, candidates_start, own_offset)
-                work = [done + new for done, new in zip(work, more, strict=True)]
-        return found, TileStats(queries.shape[0], *work)
+        work = TileStats(queries.shape[0])
+        for rows, bounded in _runs(queries, candidates.parts):
+            some, best_of_them = rows_of(queries, rows), found.rows(rows.start, rows.stop)
+            offset = own_offset + rows.start
+            if not bounded:
+                work += self._exhaustive(some, candidates, best_of_them, candidates_start, offset)
+                continue
+            for part in _nearest_first(candidates.parts or (), offset, rows.n_rows):
+                work += _search_part(some, part, best_of_them, candidates_start, offset)
+        return found, work
 
     def _exhaustive(
         self, queries: CsrMatrix, candidates: CpuPrepared, found: TopK, candidates_start: int, own_offset: int
-    ) -> list[int]:
+    ) -> TileStats:
         from noveltyflow.similarity.kernels.exhaustive import score_all
 
-        lists = candidates.lists or PostingLists.of(candidates.block)
-        multiply_adds, pairs = score_all(
-            queries.indptr.astype(np.int64),
-            queries.indices,
-            queries.data,
-            lists.indptr,
-            lists.rows,
-            lists.weights,
-            candidates.n_rows,
-            found.similarities,
-            found.indices,
-            candidates_start,
-            own_offset,
-            self.slab_rows,
-        )
-        return [multiply_adds, pairs, pairs]
+        work = TileStats()
+        whole = Block(0, 0, candidates.n_rows)
+        # Lists that are not kept are made for some rows at a time, which takes little memory.
+        slabs = split_rows(candidates.n_rows, self.slab_rows) if candidates.lists is None else [whole]
+        for slab in slabs:
+            lists = candidates.lists or PostingLists.of(rows_of(candidates.block, slab))
+            multiply_adds, pairs = score_all(
+                queries.indptr.astype(np.int64),
+                queries.indices,
+                queries.data,
+                lists.indptr,
+                lists.rows,
+                lists.weights,
+                slab.n_rows,
+                found.similarities,
+                found.indices,
+                candidates_start + slab.start,
+                own_offset - slab.start,
+                self.slab_rows,
+            )
+            work += TileStats(0, multiply_adds, pairs, pairs)
+        return work
 
 
 def _nearest_first(parts: tuple[IndexedPart, ...], start: int, n_rows: int) -> list[IndexedPart]:
@@ -184,18 +195,20 @@ def _nearest_first(parts: tuple[IndexedPart, ...], start: int, n_rows: int) -> l
     )
 
 
-def _can_be_bounded(queries: CsrMatrix, parts: tuple[IndexedPart, ...]) -> bool:
-    """Whether sums over the queries' weights are upper bounds that fit their accumulators."""
-    if queries.nnz == 0:
-        return True
+def _runs(queries: CsrMatrix, parts: tuple[IndexedPart, ...] | None) -> list[tuple[Block, bool]]:
+    """Cut query rows into runs, with whether the sums over their weights are upper bounds that fit accumulators."""
+    whole = Block(0, 0, queries.shape[0])
+    if parts is None or (queries.nnz and queries.data.min() < 0):
+        return [(whole, False)]
     dense = any(isinstance(part.index, DenseIndex) for part in parts)
-    longest = LONGEST_ROW if dense else LONGEST_QUERY
-    return bool(queries.data.min() >= 0 and np.diff(queries.indptr).max() <= longest)
+    fits = np.diff(queries.indptr) <= (LONGEST_ROW if dense else LONGEST_QUERY)
+    borders = [0, *(np.flatnonzero(fits[1:] != fits[:-1]) + 1).tolist(), whole.stop]
+    return [(Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop]
 
 
 def _search_part(
     queries: CsrMatrix, part: IndexedPart, found: TopK, candidates_start: int, own_offset: int
-) -> list[int]:
+) -> TileStats:
     from noveltyflow.similarity.kernels.dense import search as dense
     from noveltyflow.similarity.kernels.pruned import search as pruned
     from noveltyflow.similarity.kernels.scoring import Members
@@ -204,7 +217,7 @@ def _search_part(
     search_rows: Callable[..., AnyArray] = (
         dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
     )
-    work: list[int] = search_rows(
+    work = search_rows(
         queries.indptr.astype(np.int64),
         queries.indices,
         queries.data,
@@ -214,5 +227,5 @@ def _search_part(
         own_offset - part.start,
         found.similarities,
         found.indices,
-    ).tolist()
-    return work
+    )
+    return TileStats(0, *work.tolist())
