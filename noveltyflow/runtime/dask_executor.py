@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import reduce
 from itertools import count, islice
+from threading import Timer
 from typing import Any
 from uuid import uuid4
 
@@ -26,6 +28,7 @@ from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
 _RETRIES = 2
 _FULL_SHARE = 0.5
 _RESTART_SECONDS = 60
+_ANSWER_SECONDS = 0.2
 _MORE_MEMORY = "raise --memory-limit, or start anew with --overwrite and a smaller --block-rows"
 _GO_ON = "what was finished is kept, and the same command goes on from there (--log-level debug shows more)"
 
@@ -172,7 +175,8 @@ class DaskExecutor:
             return
         log.info("replacing %d workers, which hold much of their memory without a task", len(full))
         try:
-            self._client.restart_workers(full, timeout=_RESTART_SECONDS)
+            # Their nannies replace them. Asked to restart a worker, a busy one starts the new one twice.
+            self._client.run(_end_soon, workers=full)
             self._wait_until_replaced(full, len(workers))
         except Exception as error:
             # The run goes on with whichever workers there are, and waits for them where there are none.
@@ -200,6 +204,11 @@ def _each(function: Callable[..., Any], group: Sequence[Task]) -> list[Any]:
 
 def _combined(chunk: Callable[..., Any], combine: Callable[..., Any], group: Sequence[Task]) -> Any:
     return reduce(lambda total, task: combine([total, chunk(*task)]), group[1:], chunk(*group[0]))
+
+
+def _end_soon() -> None:
+    """End this process, once it has answered."""
+    Timer(_ANSWER_SECONDS, os._exit, (1,)).start()
 
 
 def _resident_bytes() -> int:
