@@ -11,24 +11,19 @@ import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
+from typing import TYPE_CHECKING, Any
 
 import click
-from pydantic.fields import FieldInfo
 
-from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
 from noveltyflow.interrupts import Interrupts
+from noveltyflow.options import given_settings, setting_options
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
     from noveltyflow.workflow import Workflow
 
 INTERRUPTED = 130
-_GROUPS = {
-    **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
-    "cluster": ClusterSettings,
-}
 _SCORES = click.Choice(["nearest", "kth", "mean", "median"])
 
 log = logging.getLogger(__package__)
@@ -61,38 +56,6 @@ def cli() -> None:
     """Find what is new in a very large list of URLs."""
 
 
-def _setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give a command one option for each setting, with the setting's own name, type and description."""
-    for group, model in reversed(_GROUPS.items()):
-        for name, field in reversed(model.model_fields.items()):  # type: ignore[union-attr]
-            command = _option(group, name, field)(command)
-    return command
-
-
-def _option(group: str, name: str, field: FieldInfo) -> Callable[..., Any]:
-    flag = "--" + name.replace("_", "-")
-    options: dict[str, Any] = {"default": None, "help": _help(field)}
-    kind = next((arg for arg in get_args(field.annotation) if arg is not type(None)), field.annotation)
-    if field.annotation is bool:
-        flag = f"{flag}/--no-{flag[2:]}"
-    elif get_origin(field.annotation) is Literal:
-        options["type"] = click.Choice(get_args(field.annotation))
-    elif get_origin(field.annotation) is tuple:
-        options |= {"type": int, "nargs": 2}
-    else:
-        options["type"] = int if int in (kind, field.annotation) else str
-    return click.option(flag, f"{group}__{name}", **options)
-
-
-def _help(field: FieldInfo) -> str:
-    text = " ".join((field.description or "").split())
-    return text if field.default is None else f"{text} [default: {_shown(field.default)}]"
-
-
-def _shown(value: object) -> str:
-    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", help="The run folder, such as urls.zarr.")
@@ -104,7 +67,7 @@ def _shown(value: object) -> str:
 @click.option(
     "--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done."
 )
-@_setting_options
+@setting_options
 @_log_level
 def run(
     inputs: tuple[str, ...],
@@ -146,11 +109,7 @@ def run(
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
     from noveltyflow.workflow import load_workflow, option_of, validated
 
-    values: dict[str, Any] = {} if out is None else {"out": out}
-    for path, value in options.items():
-        if value is not None:
-            group, _, name = path.partition("__")
-            values.setdefault(group, {})[name] = value
+    values = given_settings(options) | ({} if out is None else {"out": out})
     if len(inputs) == 1 and inputs[0].endswith((".yaml", ".yml")):
         return load_workflow(Path(inputs[0]), values)
     if out is None:
@@ -184,7 +143,7 @@ def _write_to_nobody() -> None:
 @click.option("--out", default="run.zarr", help="As for run; nothing is stored.")
 @click.option("--rows", type=click.IntRange(min=1), help="Plan for so many rows of the same kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are in bytes.")
-@_setting_options
+@setting_options
 @_log_level
 @_for_readers
 def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **options: Any) -> None:

@@ -19,11 +19,12 @@ LAYERS = [
     {"store"},
     {"runtime", "run"},
     {"export", "verify", "dashboard"},
-    {"interrupts", "terminal", "cli", "__main__"},
+    {"interrupts", "options", "terminal", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL_ALLOWED = {
     ("cli", "interrupts"),
+    ("cli", "options"),
     ("cli", "terminal"),
     ("__main__", "cli"),
     ("types", "errors"),

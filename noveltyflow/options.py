@@ -1,0 +1,60 @@
+"""Every setting as an option of the command line, and back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, get_args, get_origin
+
+import click
+from pydantic.fields import FieldInfo
+
+from noveltyflow.config import ClusterSettings, ScoringSettings
+
+_GROUPS = {
+    **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
+    "cluster": ClusterSettings,
+}
+_BETWEEN = "__"
+"""Stands between a setting's group and its name in the parameter of its option."""
+
+
+def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Give a command one option for each setting, with the setting's own name, type and description."""
+    for group, model in reversed(_GROUPS.items()):
+        for name, field in reversed(model.model_fields.items()):  # type: ignore[union-attr]
+            command = _option(group, name, field)(command)
+    return command
+
+
+def _option(group: str, name: str, field: FieldInfo) -> Callable[..., Any]:
+    flag = "--" + name.replace("_", "-")
+    options: dict[str, Any] = {"default": None, "help": _help(field)}
+    kind = next((arg for arg in get_args(field.annotation) if arg is not type(None)), field.annotation)
+    if field.annotation is bool:
+        flag = f"{flag}/--no-{flag[2:]}"
+    elif get_origin(field.annotation) is Literal:
+        options["type"] = click.Choice(get_args(field.annotation))
+    elif get_origin(field.annotation) is tuple:
+        options |= {"type": int, "nargs": 2}
+    else:
+        options["type"] = int if int in (kind, field.annotation) else str
+    return click.option(flag, f"{group}{_BETWEEN}{name}", **options)
+
+
+def _help(field: FieldInfo) -> str:
+    text = " ".join((field.description or "").split())
+    return text if field.default is None else f"{text} [default: {_shown(field.default)}]"
+
+
+def _shown(value: object) -> str:
+    return " ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings by group and name, of those options of `setting_options` that were given."""
+    values: dict[str, Any] = {}
+    for parameter, value in options.items():
+        if value is not None:
+            group, _, name = parameter.partition(_BETWEEN)
+            values.setdefault(group, {})[name] = value
+    return values
