@@ -1,7 +1,6 @@
 """The innermost loop of the dense search as vector code that keeps its sums in registers.
 
-Written for the compiler's intermediate code, because a loop over arrays in Python would store and load the sums for
-every column. Vectors of any length are legal there: the compiler cuts them to what the processor has.
+A loop over arrays in Python would store and load the sums for every column; see `kernels.vectors`.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ from numba.core import cgutils, types
 from numba.extending import intrinsic
 
 from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS
+from noveltyflow.similarity.kernels.vectors import is_flat, spread
 
 _SUMS = ir.VectorType(ir.IntType(16), GROUP_ROWS)
 _LEVELS = ir.VectorType(ir.IntType(8), GROUP_ROWS)
@@ -22,10 +22,7 @@ _ARRAYS = (types.uint16, types.uint8, types.uint16, types.uint16)
 
 def _typed(arrays: tuple[Any, ...]) -> bool:
     """Whether these are contiguous arrays of the numbers that the code below reads and writes."""
-    return all(
-        isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1 and array.dtype == number
-        for array, number in zip(arrays, _ARRAYS, strict=True)
-    )
+    return all(is_flat(array, number) for array, number in zip(arrays, _ARRAYS, strict=True))
 
 
 def _add_columns(saturating: bool) -> Any:
@@ -63,7 +60,7 @@ def _generate(code: tuple[Any, ...], saturating: bool) -> Any:
     start = builder.add(first, builder.mul(column, int64(GROUP_ROWS)))
     level = builder.load(builder.bitcast(builder.gep(levels, [start]), _LEVELS.as_pointer()), align=1)
     products = builder.mul(
-        builder.zext(level, _SUMS), _spread(builder, builder.load(builder.gep(factors, [number])))
+        builder.zext(level, _SUMS), spread(builder, builder.load(builder.gep(factors, [number])), _SUMS)
     )
     more = _add(builder, total, products, saturating)
     following = builder.add(number, one)
@@ -78,12 +75,6 @@ def _generate(code: tuple[Any, ...], saturating: bool) -> Any:
         result.add_incoming(value, origin)
     builder.store(result, place, align=2)
     return _call(builder, "llvm.vector.reduce.umax", ir.IntType(16), result)
-
-
-def _spread(builder: Any, factor: Any) -> Any:
-    single = builder.insert_element(ir.Constant(_SUMS, ir.Undefined), factor, ir.IntType(32)(0))
-    zeros = ir.Constant(ir.VectorType(ir.IntType(32), GROUP_ROWS), None)
-    return builder.shuffle_vector(single, ir.Constant(_SUMS, ir.Undefined), zeros)
 
 
 def _add(builder: Any, total: Any, products: Any, saturating: bool) -> Any:

@@ -1,7 +1,4 @@
-"""Which of many sums are large enough, as bits: vector code, written for the compiler's intermediate code.
-
-Vectors of any length are legal there: the compiler cuts them to what the processor has.
-"""
+"""Which of many sums are large enough, as bits: vector code; see `kernels.vectors`."""
 
 from __future__ import annotations
 
@@ -12,13 +9,14 @@ from llvmlite import ir
 from numba.core import types
 from numba.extending import intrinsic
 
+from noveltyflow.similarity.kernels.vectors import is_flat, spread
+
 LANES = 64
 _SUMS = ir.VectorType(ir.IntType(32), LANES)
 
 
 def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
-    typed = isinstance(sums, types.Array) and sums.layout == "C" and sums.ndim == 1
-    if not typed or sums.dtype != types.int32:
+    if not is_flat(sums, types.int32):
         raise numba.TypingError("a contiguous array of int32 is needed")
     return types.uint64(sums, types.int64, types.int32), _compare
 
@@ -26,10 +24,7 @@ def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
 def _compare(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     data = context.make_array(signature.args[0])(context, builder, args[0]).data
     place = builder.bitcast(builder.gep(data, [args[1]]), _SUMS.as_pointer())
-    first = builder.insert_element(ir.Constant(_SUMS, ir.Undefined), args[2], ir.IntType(32)(0))
-    zeros = ir.Constant(_SUMS, None)
-    least = builder.shuffle_vector(first, ir.Constant(_SUMS, ir.Undefined), zeros)
-    found = builder.icmp_signed(">=", builder.load(place, align=4), least)
+    found = builder.icmp_signed(">=", builder.load(place, align=4), spread(builder, args[2], _SUMS))
     return builder.bitcast(found, ir.IntType(LANES))
 
 
