@@ -44,8 +44,8 @@ class SpanSize:
         # Spans of 1, 2, 3, 4, 6, 8, 12, ... blocks, many of whose borders meet; at first in larger steps.
         is_power = self.blocks & (self.blocks - 1) == 0
         next_size = self.blocks + self.blocks // 2 if is_power else self.blocks // 3 * 4
-        fast = 4 if self.blocks < _LARGE else 2
-        for blocks in (fast * self.blocks, 2 * self.blocks, next_size):
+        larger = [4 * self.blocks] if self.blocks < _LARGE else []
+        for blocks in (*larger, 2 * self.blocks, next_size):
             if blocks > self.blocks and (most is None or blocks <= most) and fits(blocks):
                 return SpanSize(blocks, most, quiet)
         blocks = self.blocks
