@@ -1,11 +1,11 @@
 """What client and scheduler take for the tiles of a very long list, computed by kernels that have nothing to do.
 
     python benchmarks/simulated_rows.py --rows 10000000 --block-rows 65536
-    python benchmarks/simulated_rows.py --rows 10000000 --block-rows 65536 --checkpoint-seconds 0
+    python benchmarks/simulated_rows.py --rows 10000000 --block-rows 65536 --task-seconds 0
 
 A list of so many rows makes rows / block-rows blocks, and that number squared of tiles. Here every block is a single
 URL, so that the blocks, tiles, checkpoints and tasks are those of the long list while the kernels are empty. With
-`--checkpoint-seconds 0` a task ends after its first tile, which is the most that a scheduler can be asked for. The
+`--task-seconds 0` a task ends after its first tile, which is the most that a scheduler can be asked for. The
 scheduler runs in this process, the command in one of its own. Prints one line of a Markdown table.
 """
 
@@ -53,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--rows", type=int, default=10_000_000)
     parser.add_argument("--block-rows", type=int, default=65_536)
-    parser.add_argument("--checkpoint-seconds", type=float, default=5.0)
+    parser.add_argument("--task-seconds", type=float, default=30.0)
     asked = parser.parse_args(arguments)
     blocks = -(-asked.rows // asked.block_rows)
     settings = ClusterSettings(workers=2, memory_limit="1GiB", dashboard_address="127.0.0.1:0")
@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         counting, scheduler = Counting(), psutil.Process()
         cluster.scheduler.add_plugin(counting)
         before, started = sum(scheduler.cpu_times()[:2]), time.monotonic()
-        command = command_over(Path(name), blocks, cluster.scheduler_address, asked.checkpoint_seconds)
+        command = command_over(Path(name), blocks, cluster.scheduler_address, asked.task_seconds)
         code, client, own = watched(command, scheduler)
         seconds, spent = time.monotonic() - started, sum(scheduler.cpu_times()[:2]) - before
     tasks = counting.ended.total()
@@ -80,11 +80,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def command_over(folder: Path, blocks: int, address: str, checkpoint_seconds: float) -> list[str]:
+def command_over(folder: Path, blocks: int, address: str, task_seconds: float) -> list[str]:
     """The command that runs a list of so many one-row blocks on the cluster."""
     urls = folder / "urls.txt"
     urls.write_text("".join(f"https://host{i:06d}.example/{i}\n" for i in range(blocks)))
-    options = ["--block-rows", "1", "--checkpoint-seconds", str(checkpoint_seconds), "--quiet"]
+    options = ["--block-rows", "1", "--task-seconds", str(task_seconds), "--quiet"]
     run = ["run", str(urls), "--out", str(folder / "run.zarr"), "--scheduler", address]
     return [sys.executable, "-m", "noveltyflow", *run, *options]
 

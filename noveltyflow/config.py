@@ -119,8 +119,9 @@ class ClusterSettings(Settings):
     """Where the dashboard of a local cluster listens; another port is taken where this one is in use."""
     block_rows: int | None = Field(default=None, ge=1)
     """Rows in a block, fixed for the whole run; by default the largest that the memory limit admits."""
-    checkpoint_seconds: float = Field(default=5.0, ge=0)
-    """Seconds that a task computes neighbours before it stores how far it came, which is what a kill can cost."""
+    task_seconds: float = Field(default=30.0, ge=0)
+    """Seconds after which a task that computes neighbours ends, so that others are given what is left; every tile is
+    stored as soon as it is done."""
     profile_memory: bool = False
     """Record twice a second what every worker holds into the run folder; `noveltyflow info` shows the peaks."""
     backend: Literal["auto", "cpu", "gpu"] = "auto"

@@ -44,7 +44,7 @@ class DaskExecutor:
         A connected `distributed.Client`.
     token
         Fingerprint of the run; part of every key, so that no task of another run is ever reused.
-    checkpoint_seconds
+    task_seconds
         See `Executor`.
     device_memory_limit
         Bytes that tiles may take of a device's memory, if that is limited.
@@ -58,13 +58,13 @@ class DaskExecutor:
         self,
         client: Client,
         token: str,
-        checkpoint_seconds: float = 5.0,
+        task_seconds: float = 30.0,
         device_memory_limit: int | None = None,
         *,
         owns_workers: bool = False,
     ) -> None:
         self._client = client
-        self.checkpoint_seconds = checkpoint_seconds
+        self.task_seconds = task_seconds
         # Never the keys of an earlier command: what it left running must not answer for this one.
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit

@@ -42,8 +42,8 @@ class Executor(Protocol):
     """Tasks that can run at once."""
     memory_per_thread: int
     """Bytes that one task may count on, what the bare worker needs already taken off."""
-    checkpoint_seconds: float
-    """How long a task of stage `neighbors` computes before it stores how far it came."""
+    task_seconds: float
+    """How long a task of stage `neighbors` computes before another one takes over."""
     shuffle_method: str
     """How `dask.dataframe` moves rows between partitions."""
 
@@ -89,9 +89,9 @@ class SerialExecutor:
     n_threads = 1
     shuffle_method = "disk"
 
-    def __init__(self, memory_per_thread: int = 1 << 30, checkpoint_seconds: float = 5.0) -> None:
+    def __init__(self, memory_per_thread: int = 1 << 30, task_seconds: float = 30.0) -> None:
         self.memory_per_thread = memory_per_thread
-        self.checkpoint_seconds = checkpoint_seconds
+        self.task_seconds = task_seconds
 
     def backends(self, backend: str) -> list[str]:
         """See `Executor.backends`."""

@@ -13,11 +13,12 @@ from noveltyflow.runtime.plan import (
     FAN_IN,
     MOST_TASKS,
     SMALLEST_BLOCK,
+    SPAN_BLOCKS,
     TASK_BYTES,
     choose_block_rows,
-    choose_strip_blocks,
 )
 from noveltyflow.runtime.stages.neighbors import tile_bytes
+from noveltyflow.runtime.stages.tile import LARGEST_SPAN
 from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
 
@@ -112,15 +113,26 @@ def fit_blocks(
     n_rows = max(shape.lines, 1)
     smallest = min(asked or SMALLEST_BLOCK, n_rows)
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
-    strip_blocks = choose_strip_blocks(lambda blocks: tile(smallest, blocks), allowed)
-    tasks = block_tasks(shape, settings, backends, strip_blocks)
+    span_blocks = SPAN_BLOCKS if tile(smallest, SPAN_BLOCKS) <= allowed else 1
+    tasks = block_tasks(shape, settings, backends, span_blocks)
     return choose_block_rows(tasks, n_rows, allowed, n_threads, asked), tasks
 
 
+def most_span_rows(
+    shape: InputShape, settings: ScoringSettings, backends: Sequence[str], allowed: int, block_rows: int
+) -> int:
+    """Rows of the spans to which a worker comes, as far as its limit tells; at least one block."""
+    tile, blocks = tile_bytes(shape.nonzeros_per_row, settings, backends), 1
+    most = min(max(shape.lines, 1), LARGEST_SPAN)
+    while blocks * block_rows < most and tile(block_rows, 2 * blocks) <= allowed:
+        blocks *= 2
+    return min(blocks * block_rows, max(most, block_rows))
+
+
 def block_tasks(
-    shape: InputShape, settings: ScoringSettings, backends: Sequence[str], strip_blocks: int
+    shape: InputShape, settings: ScoringSettings, backends: Sequence[str], span_blocks: int
 ) -> Mapping[str, Callable[[int], int]]:
-    """Peak bytes of the tasks that take row blocks or strips of them, as functions of the rows in a block."""
+    """Peak bytes of the tasks that take row blocks, as functions of the rows in a block; tiles of so many blocks."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
     # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
@@ -142,6 +154,6 @@ def block_tasks(
         # int32 columns and float32 counts, compressed and not; the sum so far, and those of two blocks.
         "document_frequency": lambda rows: TASK_BYTES + 14 * nonzeros(rows) + 3 * 8 * n_features,
         "document_frequency_combine": lambda _rows: (FAN_IN + 2) * 8 * n_features,
-        "tile": lambda rows: tile(rows, strip_blocks),
-        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows * strip_blocks,
+        "tile": lambda rows: tile(rows, span_blocks),
+        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
     }

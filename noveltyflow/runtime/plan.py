@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping
 
 from noveltyflow.errors import ResourceError
-from noveltyflow.similarity.tiles import Block
 
 RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
@@ -18,9 +16,9 @@ _LEAST_TASK_BYTES = 64 << 20
 USABLE_SHARE = 0.8
 """Of a worker's memory limit, where Dask pauses it."""
 SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
-_STRIPS_PER_THREAD = 3
-STRIP_BLOCKS = 4
-"""Most blocks whose rows look for neighbours together: the index of candidates is then made a quarter as often."""
+_BLOCKS_PER_THREAD = 12
+SPAN_BLOCKS = 2
+"""Blocks that have room in a span, where memory admits: the larger a span, the less a pair of rows costs."""
 FAN_IN = 8
 """Values that meet in one task of a tree."""
 COUNTS_PER_THREAD = 4
@@ -98,41 +96,11 @@ def choose_block_rows(
         )
     if asked is not None:
         return smallest
-    spread = -(-n_rows // (STRIP_BLOCKS * _STRIPS_PER_THREAD * n_threads))
+    spread = -(-n_rows // (_BLOCKS_PER_THREAD * n_threads))
     rows = max(smallest, min(spread, _LARGEST_BLOCK))
     while rows > smallest and any(task(rows) > allowed for task in projected.values()):
         rows = max(smallest, rows * 3 // 4)
     return rows
-
-
-def choose_strip_blocks(tile: Callable[[int], int], allowed: int) -> int:
-    """Blocks in a strip: as many, up to four, as memory admits.
-
-    Parameters
-    ----------
-    tile
-        Peak bytes of a tile as a function of the blocks in its strip.
-    allowed
-        Bytes that one task may use.
-    """
-    fitting = (blocks for blocks in range(STRIP_BLOCKS, 1, -1) if tile(blocks) <= allowed)
-    return next(fitting, 1)
-
-
-def spread_strips(strip_blocks: int, n_blocks: int, n_threads: int) -> int:
-    """Blocks in a strip: no more than leave several strips for every thread."""
-    return max(1, min(strip_blocks, n_blocks // (_STRIPS_PER_THREAD * n_threads)))
-
-
-def cut_strips(blocks: Sequence[Block], strip_blocks: int) -> list[Block]:
-    """Group consecutive blocks to strips of at most so many, each of which is a block too."""
-    strips: list[Block] = []
-    for block in blocks:
-        if strips and strips[-1].stop == block.start and block.index % strip_blocks:
-            strips[-1] = replace(strips[-1], stop=block.stop)
-        else:
-            strips.append(block)
-    return strips
 
 
 def mebibytes(n_bytes: int) -> str:

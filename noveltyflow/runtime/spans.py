@@ -1,4 +1,4 @@
-"""How many blocks a tile takes as candidates at once: few at first, more as memory allows, fewer after pressure."""
+"""How many blocks are searched as one: few at first, more as memory allows, fewer after pressure."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 _LARGE = 16
 """Blocks in a span from which on it grows no faster than twofold."""
-QUIET_TILES = 8
-"""Tiles without pressure after which a size that once was too large is tried again."""
+QUIET_TASKS = 8
+"""Tasks without pressure after which a size that once was too large is tried again."""
 
 
 @dataclass(frozen=True)
@@ -18,28 +18,28 @@ class SpanSize:
     Attributes
     ----------
     blocks : int
-        What the next tile takes, as far as there are as many blocks side by side.
+        Of the next span, as far as there are as many blocks side by side.
     most : int or None
         No more than that, because more brought pressure before.
     quiet : int
-        Tiles since then.
+        Tasks since then.
     """
 
     blocks: int = 1
     most: int | None = None
     quiet: int = 0
 
-    def after_tile(self, fits: Callable[[int], bool]) -> SpanSize:
-        """Size after a tile that brought no pressure: larger if that fits, smaller if this no longer does.
+    def after_task(self, fits: Callable[[int], bool]) -> SpanSize:
+        """Size after a task that brought no pressure: larger if that fits, smaller if this no longer does.
 
         Parameters
         ----------
         fits
-            Whether there is memory for a tile of so many blocks, by what is free now.
+            Whether there is memory for a span of so many blocks, by what is free now.
         """
         quiet = self.quiet + 1
         most = self.most
-        if most is not None and quiet >= QUIET_TILES:
+        if most is not None and quiet >= QUIET_TASKS:
             most, quiet = 2 * most, 0
         # Spans of 1, 2, 3, 4, 6, 8, 12, ... blocks, many of whose borders meet; at first in larger steps.
         is_power = self.blocks & (self.blocks - 1) == 0
@@ -51,23 +51,22 @@ class SpanSize:
         blocks = self.blocks
         while blocks > 1 and not fits(blocks):
             blocks //= 2
-        return SpanSize(blocks, most, quiet)
+        return SpanSize(blocks, most, quiet) if blocks == self.blocks else self.limited(blocks)
 
-    def halved(self) -> SpanSize:
-        """Size where there is no room for this one."""
-        return replace(self, blocks=max(1, self.blocks // 2))
+    def limited(self, blocks: int) -> SpanSize:
+        """Size where there was room for so many blocks only: no more for a while."""
+        return SpanSize(blocks, blocks)
 
     def after_pressure(self) -> SpanSize:
         """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""
-        half = max(1, self.blocks // 2)
-        return SpanSize(half, half)
+        return self.limited(max(1, self.blocks // 2))
 
 
 class SpanSizes:
     """The sizes that the workers of a run have come to. Pure bookkeeping.
 
     A worker that is new starts with one block; one that comes in the place of a lost one does not grow beyond half
-    of what that one had, until some tiles have gone well.
+    of what that one had, until some tasks have gone well.
     """
 
     def __init__(self) -> None:
@@ -83,5 +82,5 @@ class SpanSizes:
         self._sizes[worker] = size
 
     def lost(self, worker: str) -> None:
-        """A worker has gone while it computed a tile, perhaps because that took too much memory."""
+        """A worker has gone with a task in its hands, perhaps because that took too much memory."""
         self._new = replace(self._sizes.pop(worker, self._new).after_pressure(), blocks=1)

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from noveltyflow.types import BoolArray, CsrMatrix
+from noveltyflow.types import CsrMatrix
 
 
 @dataclass(frozen=True, order=True)
@@ -62,40 +60,6 @@ def strip(queries: Block, candidates: Sequence[Block]) -> list[Tile]:
     the threshold with which the distant tiles are pruned. Equal distances go by block index.
     """
     return [Tile(queries, block) for block in sorted(candidates, key=_distance_from(queries))]
-
-
-def next_span(queries: Block, candidates: Sequence[Block], done: BoolArray, size: int) -> Sequence[Block]:
-    """Of a strip, the nearest tile that is not done, with others beside it that can be computed as one.
-
-    Spans of one size begin at multiples of it, so that strips take the same ones and their indexes serve again.
-
-    Parameters
-    ----------
-    queries : Block
-        The block whose strip it is.
-    candidates : sequence of Block
-        All blocks, by index.
-    done : bool array, one for each candidate block
-        Tiles that are computed.
-    size : int
-        Most blocks.
-
-    Returns
-    -------
-    sequence of Block
-        Consecutive blocks that are not done; empty when all are.
-    """
-    left = [candidates[index] for index in np.flatnonzero(~done).tolist()]
-    if not left:
-        return []
-    start = min(left, key=_distance_from(queries)).index
-    stop = start + 1
-    first, last = start - start % size, min(start - start % size + size, len(candidates))
-    while start > first and not done[start - 1]:
-        start -= 1
-    while stop < last and not done[stop]:
-        stop += 1
-    return candidates[start:stop]
 
 
 def _distance_from(queries: Block) -> Callable[[Block], tuple[int, int]]:

@@ -18,7 +18,7 @@ from noveltyflow.testing.runs import content_files
 
 OPTIONS = [
     *("--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"),
-    *("--checkpoint-seconds", "0.05"),
+    *("--task-seconds", "0.3"),
 ]
 MOMENTS = {
     "reading": ".scratch/read/*.json",

@@ -19,13 +19,13 @@ from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings,
 from noveltyflow.runtime import pipeline
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import Executor, SerialExecutor
+from noveltyflow.runtime.handout import Assignment, Handout
 from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import read, tile, urls
+from noveltyflow.runtime.stages import neighbors, read, tile, urls
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.testing.runs import assert_same_content
-from noveltyflow.types import BoolArray
 
 SETTINGS = ScoringSettings(
     input=InputSettings(url_column="url"),
@@ -140,11 +140,20 @@ def test_line_order(lines: list[str], reference: str, tmp_path: Path) -> None:
     assert_same_content(out, reference, ignore=ignore)
 
 
-def test_tile_order(one_file: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    def farthest(block: Block, blocks: Sequence[Block], done: BoolArray, size: int) -> Sequence[Block]:
-        return next((blocks[i : i + 1] for i in range(len(blocks) - 1, -1, -1) if not done[i]), [])
+class AnyOrder(Handout):
+    """Hands out single tiles, in any order."""
 
-    monkeypatch.setattr(tile, "next_span", farthest)
+    def take(self, *_: object) -> Assignment | None:  # type: ignore[override]
+        table = self._table
+        left = [(p, b) for p in range(len(table.strips)) for b in np.flatnonzero(~table.row(p)).tolist()]
+        if not left:
+            return None
+        place, block = random.Random(len(left)).choice(left)
+        return Assignment(range(block, block + 1), [table.strips[place]])
+
+
+def test_tile_order(one_file: Path, reference: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(neighbors, "Handout", AnyOrder)
     out = run([one_file], one_file.with_name("run.zarr"))
     assert_same_content(out, reference, ignore=("rejects/source",))
 
@@ -156,24 +165,23 @@ def test_spans_and_pressure(
     choose, sizes = random.Random(seed), []
 
     def load() -> Load:
-        rss = choose.choice([0, 0, 0, 900 << 20, 990 << 20])
-        return Load(rss, 1000 << 20, 1, paused=choose.random() < 0.1, host_free=1 << 40)
+        rss = choose.choice([*[0] * 10, 900 << 20, 990 << 20])
+        return Load(rss, 1000 << 20, 1, paused=choose.random() < 0.05, host_free=1 << 40)
 
-    def watched(*args: object) -> object:
-        span = next_span(*args)  # type: ignore[arg-type]
-        sizes.append(len(span))
-        return span
+    def watched(store: object, blocks: Sequence[Block], settings: object) -> object:
+        sizes.append(len(blocks))
+        return load_span(store, blocks, settings)  # type: ignore[arg-type]
 
-    next_span = tile.next_span
+    load_span = tile.load_span
     monkeypatch.setattr(tile, "measured", load)
-    monkeypatch.setattr(tile, "next_span", watched)
-    out = run([one_file], one_file.with_name("run.zarr"), block_rows=10)
+    monkeypatch.setattr(tile, "load_span", watched)
+    out = run([one_file], one_file.with_name("run.zarr"), block_rows=12)
     assert len(set(sizes)) > 1
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 
-def test_one_tile_a_task(one_file: Path, reference: str) -> None:
-    out = run([one_file], one_file.with_name("run.zarr"), SerialExecutor(checkpoint_seconds=0))
+def test_one_strip_a_task(one_file: Path, reference: str) -> None:
+    out = run([one_file], one_file.with_name("run.zarr"), SerialExecutor(task_seconds=0))
     assert_same_content(out, reference, ignore=("rejects/source",))
 
 

@@ -18,7 +18,7 @@ from runtime.faults import OPTIONS, last_words, same_bytes, start, when
 from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.cluster import DASK_CONFIG, local_cluster_options
 
-BLOCKS = ("--block-rows", "250", "--checkpoint-seconds", "0.05")
+BLOCKS = ("--block-rows", "250", "--task-seconds", "0.3")
 
 
 def fill_memory(dask_worker: Any) -> None:

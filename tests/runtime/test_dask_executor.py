@@ -55,20 +55,20 @@ def test_a_task_that_was_dropped_says_what_to_do(client: Client) -> None:
 
 def keep_a_span() -> None:
     """What a killed command leaves in a worker."""
-    indexed.spans_of("cpu").put(("gone.zarr", "", 0, 1), SimpleNamespace(nbytes=1))  # type: ignore[arg-type]
+    indexed.spans_of("cpu").put(("gone.zarr", "", 0, 1), SimpleNamespace(nbytes=5))  # type: ignore[arg-type]
 
 
-def n_kept_spans() -> int:
-    return len(indexed.spans_of("cpu"))
+def kept_bytes() -> int:
+    return indexed.spans_of("cpu").nbytes
 
 
 def test_a_run_leaves_nothing_in_the_memory_of_workers(client: Client, tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(60)))
     client.run(keep_a_span)
-    assert set(client.run(n_kept_spans).values()) == {1}
+    assert set(client.run(kept_bytes).values()) == {5}
     plan = plan_run([str(tmp_path / "urls.txt")], str(tmp_path / "run.zarr"), ScoringSettings())
     execute(plan, DaskExecutor(client, "t"), Silent(), block_rows=10, backend="cpu")
-    assert set(client.run(n_kept_spans).values()) == {0}
+    assert set(client.run(kept_bytes).values()) == {0}
 
 
 def test_own_workers_that_hold_too_much_are_replaced(

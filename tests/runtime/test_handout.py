@@ -1,85 +1,235 @@
 from __future__ import annotations
 
+import random
+from collections import Counter
+
+import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.runtime.handout import Handout
+from noveltyflow.runtime.handout import Assignment, Handout, TileTable
 from noveltyflow.similarity.tiles import Block, split_rows
+from noveltyflow.types import BoolArray
 
 
-def handout(*tiles: int) -> Handout:
-    return Handout(dict(zip(split_rows(len(tiles), 1), tiles, strict=True)))
+class Team:
+    """Workers that carry out what they are given, as far as they are told to."""
+
+    def __init__(
+        self, strips: list[Block], n_blocks: int, done: dict[Block, BoolArray] | None = None
+    ) -> None:
+        table = TileTable(strips, n_blocks)
+        self.truth = {strip: np.zeros(n_blocks, np.bool_) for strip in strips} | (done or {})
+        for strip, row in self.truth.items():
+            table.set_row(table.place(strip), row)
+        self.handout = Handout(table)
+        self.computed: Counter[tuple[Block, int]] = Counter()
+        self.indexed: Counter[range] = Counter()
+        self._spans: dict[str, range] = {}
+
+    def take(
+        self,
+        worker: str,
+        size: int,
+        seconds: float = 1e9,
+        backend: str = "cpu",
+        slots: dict[str, int] | None = None,
+    ) -> Assignment | None:
+        given_out = self.handout.take(worker, backend, slots or {"cpu": 2}, size, seconds)
+        if given_out is not None and self._spans.get(worker) != given_out.span:
+            self._spans[worker] = given_out.span
+            self.indexed[given_out.span] += 1
+        return given_out
+
+    def finish(
+        self, given_out: Assignment, n_strips: int | None = None, pace: float = 1.0, backend: str = "cpu"
+    ) -> int:
+        """Compute the first strips, all by default; how far the client says that all came."""
+        progress = {}
+        for strip in given_out.strips[:n_strips]:
+            self.compute(strip, given_out.span)
+            progress[strip] = self.truth[strip]
+        tiles = len(progress) * len(given_out.span)
+        return self.handout.done(backend, given_out, progress, tiles, pace * tiles)
+
+    def compute(self, strip: Block, span: range) -> None:
+        for block in span:
+            self.computed[strip, block] += 1
+        self.truth[strip] = self.truth[strip].copy()
+        self.truth[strip][span.start : span.stop] = True
 
 
-def simulated(tiles: list[int], slots: dict[str, int], pace: dict[str, float]) -> tuple[Handout, float]:
-    """Workers that take `pace` seconds a tile; how it went, and how long it took."""
-    work = handout(*tiles)
-    left = dict(zip(split_rows(len(tiles), 1), tiles, strict=True))
-    running: list[tuple[float, str, Block, int, float]] = []
-    now = 0.0
-    while not work.finished:
-        for backend, number in slots.items():
-            while sum(task[1] == backend for task in running) < number:
-                block = work.take(backend, slots)
-                if block is None:
-                    break
-                n = min(left[block], max(1, int(work.patience(slots, 1.0) / pace[backend])))
-                running.append((now + n * pace[backend], backend, block, n, n * pace[backend]))
-        assert running, "nobody works, and not all is done"
-        task = min(running, key=lambda task: (task[0], task[2].index))
-        running.remove(task)
-        now, backend, block, n, seconds = task
-        left[block] -= n
-        assert work.done(backend, block, n, left[block], seconds) == n
-    assert set(left.values()) <= {0}
-    return work, now
+def team(n_blocks: int) -> Team:
+    return Team(split_rows(n_blocks, 1), n_blocks)
 
 
-def test_the_strip_with_most_tiles_left_goes_first() -> None:
-    work = handout(3, 5, 5)
-    assert [work.take("cpu", {"cpu": 3}).index for _ in range(3)] == [1, 2, 0]  # type: ignore[union-attr]
-    assert work.take("cpu", {"cpu": 3}) is None
+def numbers(given_out: Assignment | None) -> list[int]:
+    assert given_out is not None
+    return [strip.index for strip in given_out.strips]
+
+
+def test_strips_meet_their_own_rows_first_and_then_what_is_indexed_already() -> None:
+    work = team(8)
+    first, second = work.take("a", 4), work.take("b", 4)
+    assert (first.span, second.span) == (range(4), range(4, 8))  # type: ignore[union-attr]
+    assert (numbers(first), numbers(second)) == ([0], [4])  # nobody knows yet how long a tile takes
+    work.finish(first)  # type: ignore[arg-type]
+    rest = work.take("a", 4)
+    assert numbers(rest) == [1, 2, 3]
+    assert rest.span == range(4)  # type: ignore[union-attr]
+    work.finish(second)  # type: ignore[arg-type]
+    assert numbers(work.take("b", 4)) == [5, 6, 7, 0]  # the nearest first
+    work.finish(rest)  # type: ignore[arg-type]
+    # A strip of other rows that is free and has met its own ones: the index is there.
+    assert numbers(work.take("a", 4)) == [4]
+
+
+def test_each_span_is_indexed_by_few() -> None:
+    work = team(24)
+    running = {}
+    while not work.handout.finished:
+        for worker in ("a", "b"):
+            if worker not in running and (task := work.take(worker, 8, seconds=40)) is not None:
+                running[worker] = task
+        worker = next(iter(running))
+        work.finish(running.pop(worker))
+    assert set(work.computed.values()) == {1}
+    assert len(work.computed) == 24 * 24
+    assert sum(work.indexed.values()) <= 8  # 2 workers, 3 spans
+    assert {len(span) for span in work.indexed} == {8}
+
+
+def test_a_task_takes_as_many_strips_as_it_has_time_for() -> None:
+    work = team(20)
+    work.finish(work.take("a", 2))  # type: ignore[arg-type]
+    assert numbers(work.take("a", 2, seconds=2)) == [1]
+    assert len(numbers(work.take("b", 10, seconds=50))) == 5
+
+
+def test_larger_spans_follow_at_once_and_smaller_ones_too() -> None:
+    work = team(8)
+    one = work.take("a", 1)
+    work.finish(one)  # type: ignore[arg-type]
+    four = work.take("a", 4)
+    assert (four.span, numbers(four)) == (range(4), [1, 2, 3])  # type: ignore[union-attr]
+    work.finish(four, 2)  # type: ignore[arg-type]
+    assert work.take("a", 2).span == range(2, 4)  # type: ignore[union-attr]
 
 
 def test_what_a_lost_task_had_stored_counts() -> None:
-    work = handout(10)
-    block = work.take("gpu", {"gpu": 1, "cpu": 1})
-    assert block is not None
-    work.give_back(block)
-    assert work.take("cpu", {"cpu": 1}) == block
-    assert work.done("cpu", block, 2, 3, 1.0) == 7
-    assert (work.tiles["cpu"], work.tiles["gpu"]) == (2, 0)
+    work = team(2)
+    lost = work.take("a", 2)
+    assert lost is not None
+    work.compute(lost.strips[0], lost.span)  # stored, but nobody was told
+    work.handout.give_back("a", lost)
+    again = work.take("b", 2)
+    assert again == lost
+    assert work.handout.done("cpu", again, {lost.strips[0]: work.truth[lost.strips[0]]}, 0, 0.1) == 2
+    assert work.handout.tiles["cpu"] == 0
+
+
+def test_what_an_interrupted_run_stored_is_not_handed_out_again() -> None:
+    strips = split_rows(3, 1)
+    work = Team(
+        strips, 3, {strips[0]: np.array([True, True, True]), strips[1]: np.array([False, True, False])}
+    )
+    while not work.handout.finished:
+        task = work.take("a", 2)
+        assert task is not None
+        work.finish(task)
+    assert set(work.computed) == {
+        (strips[1], 0),
+        (strips[1], 2),
+        (strips[2], 0),
+        (strips[2], 1),
+        (strips[2], 2),
+    }
 
 
 def test_a_slow_backend_gets_nothing_that_others_finish_sooner() -> None:
-    work, slots = handout(100, 100), {"gpu": 1, "cpu": 1}
-    first, second = work.take("gpu", slots), work.take("cpu", slots)
-    assert first is not None
-    assert second is not None
-    work.done("gpu", first, 90, 10, 9.0)
-    work.done("cpu", second, 1, 99, 100.0)
-    assert work.take("cpu", slots) is None
-    assert work.take("cpu", {"gpu": 0, "cpu": 1}) == second
+    work, slots = team(10), {"gpu": 1, "cpu": 1}
+    fast, slow = work.take("g", 1, 1, "gpu", slots), work.take("c", 1, 1, "cpu", slots)
+    assert fast is not None
+    assert slow is not None
+    work.finish(fast, pace=0.1, backend="gpu")
+    work.finish(slow, pace=100.0)
+    assert work.take("c", 1, 1, "cpu", slots) is None
+    assert work.take("c", 1, 1, "cpu", {"gpu": 0, "cpu": 1}) is not None
+
+
+def simulated(n_blocks: int, slots: dict[str, int], pace: dict[str, float], size: int) -> tuple[Team, float]:
+    """Workers that take `pace` seconds a tile; how it went, and how long it took."""
+    work = team(n_blocks)
+    running: list[tuple[float, str, str, Assignment]] = []
+    now = 0.0
+    workers = [(f"{backend}-{i}", backend) for backend, number in slots.items() for i in range(number)]
+    while not work.handout.finished:
+        for worker, backend in workers:
+            if all(task[1] != worker for task in running):
+                seconds = work.handout.patience(slots, 1.0)
+                task = work.take(worker, size, seconds, backend, slots)
+                if task is not None:
+                    lasts = pace[backend] * len(task.span) * len(task.strips)
+                    running.append((now + lasts, worker, backend, task))
+        assert running, "nobody works, and not all is done"
+        ended = min(running, key=lambda task: task[:2])
+        running.remove(ended)
+        now, _, backend, task = ended
+        work.finish(task, pace=pace[backend], backend=backend)
+    return work, now
 
 
 def test_shares_follow_speed_and_nobody_idles_at_the_end() -> None:
-    tiles, slots, pace = [40] * 40, {"gpu": 1, "cpu": 2}, {"gpu": 0.01, "cpu": 0.2}
-    work, took = simulated(tiles, slots, pace)
-    assert sum(work.tiles.values()) == 1600
+    slots, pace = {"gpu": 1, "cpu": 2}, {"gpu": 0.01, "cpu": 0.2}
+    work, took = simulated(40, slots, pace, 1)
+    tiles = work.handout.tiles
+    assert sum(tiles.values()) == 1600
     perfect = 1600 / (1 / 0.01 + 2 / 0.2)
     assert took < 1.1 * perfect
-    assert 8 < work.tiles["gpu"] / work.tiles["cpu"] < 12
+    assert 8 < tiles["gpu"] / tiles["cpu"] < 12
 
 
 @given(
-    st.lists(st.integers(0, 30), max_size=12),
+    st.integers(0, 12),
     st.integers(0, 3),
     st.integers(1, 3),
     st.floats(0.001, 100),
     st.floats(0.001, 100),
+    st.integers(1, 6),
 )
 def test_all_work_is_done_whatever_the_speeds(
-    tiles: list[int], gpus: int, cpus: int, gpu_pace: float, cpu_pace: float
+    n_blocks: int, gpus: int, cpus: int, gpu_pace: float, cpu_pace: float, size: int
 ) -> None:
-    work, _ = simulated(tiles, {"gpu": gpus, "cpu": cpus}, {"gpu": gpu_pace, "cpu": cpu_pace})
-    assert sum(work.tiles.values()) == sum(tiles)
+    work, _ = simulated(n_blocks, {"gpu": gpus, "cpu": cpus}, {"gpu": gpu_pace, "cpu": cpu_pace}, size)
+    assert sum(work.handout.tiles.values()) == n_blocks**2
+    assert set(work.computed.values()) <= {1}
+
+
+@given(st.integers(1, 12), st.sets(st.integers(0, 11)), st.integers(0, 1 << 30))
+def test_every_tile_is_computed_once_whatever_sizes_losses_and_leftovers(
+    n_blocks: int, some: set[int], seed: int
+) -> None:
+    choose = random.Random(seed)
+    strips = [strip for strip in split_rows(n_blocks, 1) if strip.index in some or not some]
+    work = Team(strips, n_blocks)
+    running: dict[str, Assignment] = {}
+    while not work.handout.finished:
+        worker = choose.choice("abc")
+        if worker not in running:
+            task = work.take(worker, choose.choice([1, 2, 3, 4, 6, 8]), choose.choice([1, 5, 30]))
+            if task is None:
+                assert running, "strips that nobody has must be handed out"
+                continue
+            busy = {strip for other in running.values() for strip in other.strips}
+            assert not busy & set(task.strips)
+            for strip in task.strips:
+                assert not work.truth[strip][task.span.start : task.span.stop].any()
+                assert strip.index in task.span or work.truth[strip][strip.index]
+            running[worker] = task
+        elif choose.random() < 0.2:
+            work.handout.give_back(worker, running.pop(worker))
+        else:
+            task = running.pop(worker)
+            work.finish(task, choose.randint(1, len(task.strips)))
+    assert set(work.computed.values()) <= {1}
+    assert all(row.all() for row in work.truth.values())

@@ -30,7 +30,7 @@ cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do 
 SETTINGS = ScoringSettings(
     features=FeatureSettings(n_features=4096), neighbors=NeighborSettings(n_neighbors=5)
 )
-BLOCK_ROWS, TILES = 40, 72
+BLOCK_ROWS, TILES = 40, 144
 RESOURCES = {"cpu": "CPU=1", "gpu": "GPU=1"}
 SLOW, FAST = 0.2, 0.01
 
@@ -103,7 +103,7 @@ def client(workers: object) -> Iterator[Client]:
 
 def run(client: Client, urls: Path, out: Path, watch: Watch, backend: str = "auto") -> str:
     plan = plan_run([str(urls)], str(out), SETTINGS)
-    executor = DaskExecutor(client, "token", checkpoint_seconds=0.3)
+    executor = DaskExecutor(client, "token", task_seconds=2)
     execute(plan, executor, watch, block_rows=BLOCK_ROWS, backend=backend)
     return str(out)
 

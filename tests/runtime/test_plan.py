@@ -10,13 +10,9 @@ from hypothesis import strategies as st
 from noveltyflow.errors import ResourceError, TaskError
 from noveltyflow.runtime.plan import (
     choose_block_rows,
-    choose_strip_blocks,
-    cut_strips,
-    spread_strips,
     usable_memory,
 )
 from noveltyflow.runtime.stages.neighbors import _require_disk
-from noveltyflow.similarity.tiles import split_rows
 
 
 def tile(rows: int) -> int:
@@ -48,23 +44,6 @@ def test_asked_for_blocks_are_taken_or_refused() -> None:
 def test_small_limits_leave_nothing() -> None:
     assert usable_memory(100 << 20) == 0
     assert usable_memory(1 << 30) > 300 << 20
-
-
-def test_a_strip_has_as_many_blocks_as_memory_admits_and_threads_leave() -> None:
-    assert choose_strip_blocks(lambda blocks: 10 * blocks, 100) == 4
-    assert choose_strip_blocks(lambda blocks: 10 * blocks, 25) == 2
-    assert choose_strip_blocks(lambda blocks: 10 * blocks, 5) == 1
-    assert spread_strips(4, 100, 2) == 4
-    assert spread_strips(4, 12, 2) == 2
-    assert spread_strips(4, 3, 2) == 1
-
-
-@given(st.lists(st.booleans(), min_size=1, max_size=30), st.integers(1, 4))
-def test_strips_hold_all_blocks_once_in_order(chosen: list[bool], size: int) -> None:
-    blocks = [block for block, keep in zip(split_rows(len(chosen), 1), chosen, strict=True) if keep]
-    strips = cut_strips(blocks, size)
-    assert [row for s in strips for row in range(s.start, s.stop)] == [block.start for block in blocks]
-    assert all(strip.n_rows <= size for strip in strips)
 
 
 @pytest.mark.parametrize(("free", "fits"), [(12_000, True), (11_999, False)])

@@ -158,9 +158,9 @@ def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.tiles_done", lambda store, strips: {})
-    job = TileJob(None, None, 0, None, 5.0)  # type: ignore[arg-type]
-    work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1)
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: {})
+    job = TileJob(None, None, 0, None)  # type: ignore[arg-type]
+    work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)
     for loss in range(_MOST_LOSSES + 1):
         task = work.take(f"worker-{loss}", "cpu", {"cpu": 1})
         assert task is not None
@@ -171,9 +171,10 @@ def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pyt
 
 
 def test_the_more_tasks_there_were_the_longer_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.tiles_done", lambda store, strips: {})
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: {})
     monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.MOST_TASKS", 2)
-    work = _SharedTiles(TileJob(None, None, 0, None, 5.0), ["cpu"], split_rows(10, 10), 1)  # type: ignore[arg-type]
+    job = TileJob(None, None, 0, None)  # type: ignore[arg-type]
+    work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)
     seconds = []
     for _ in range(5):
         task = work.take("worker", "cpu", {"cpu": 1})

@@ -7,38 +7,44 @@ from collections.abc import Callable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.runtime.spans import QUIET_TILES, SpanSize, SpanSizes
+from noveltyflow.runtime.spans import QUIET_TASKS, SpanSize, SpanSizes
 
 
 def room_for(most: int) -> Callable[[int], bool]:
     return lambda blocks: blocks <= most
 
 
-def grown(size: SpanSize, tiles: int, most: int) -> SpanSize:
-    for _ in range(tiles):
-        size = size.after_tile(room_for(most))
+def grown(size: SpanSize, tasks: int, most: int) -> SpanSize:
+    for _ in range(tasks):
+        size = size.after_task(room_for(most))
     return size
 
 
 def test_spans_grow_as_long_as_there_is_room() -> None:
     sizes = [SpanSize()]
     for _ in range(5):
-        sizes.append(sizes[-1].after_tile(room_for(27)))
+        sizes.append(sizes[-1].after_task(room_for(27)))
     assert [size.blocks for size in sizes] == [1, 4, 16, 24, 24, 24]
-    assert SpanSize(24).after_tile(room_for(40)).blocks == 32
-    assert SpanSize(16).after_tile(room_for(1000)).blocks == 32
+    assert SpanSize(24).after_task(room_for(40)).blocks == 32
+    assert SpanSize(16).after_task(room_for(1000)).blocks == 32
 
 
 def test_spans_shrink_to_what_still_fits() -> None:
-    assert SpanSize(16).after_tile(room_for(5)).blocks == 4
-    assert SpanSize(16).after_tile(room_for(0)).blocks == 1
+    assert SpanSize(16).after_task(room_for(5)).blocks == 4
+    assert SpanSize(16).after_task(room_for(0)).blocks == 1
+
+
+def test_where_there_was_room_for_less_no_more_is_tried_for_a_while() -> None:
+    size = SpanSize(12).limited(6)
+    assert grown(size, QUIET_TASKS - 1, 1000).blocks == 6
+    assert grown(size, QUIET_TASKS, 1000).blocks == 12
 
 
 def test_what_brought_pressure_is_tried_again_only_later() -> None:
     size = SpanSize(16).after_pressure()
     assert size.blocks == 8
-    assert grown(size, QUIET_TILES - 1, 1000).blocks == 8
-    assert grown(size, QUIET_TILES, 1000).blocks == 16
+    assert grown(size, QUIET_TASKS - 1, 1000).blocks == 8
+    assert grown(size, QUIET_TASKS, 1000).blocks == 16
     assert SpanSize(1).after_pressure().blocks == 1
 
 
@@ -49,17 +55,17 @@ def test_who_replaces_a_lost_worker_starts_small_and_stays_smaller() -> None:
     sizes.lost("a")
     assert sizes.of("b") == SpanSize(4)
     assert sizes.of("c").blocks == 1
-    assert grown(sizes.of("c"), QUIET_TILES - 1, 1000).blocks == 8
+    assert grown(sizes.of("c"), QUIET_TASKS - 1, 1000).blocks == 8
     sizes.lost("c")
-    assert grown(sizes.of("d"), QUIET_TILES - 1, 1000).blocks == 1
+    assert grown(sizes.of("d"), QUIET_TASKS - 1, 1000).blocks == 1
 
 
 @given(st.lists(st.one_of(st.none(), st.integers(0, 300)), max_size=60))
-def test_no_tile_is_larger_than_its_room(rooms: list[int | None]) -> None:
+def test_no_span_is_larger_than_its_room(rooms: list[int | None]) -> None:
     size = SpanSize()
     for room in rooms:
         before = size.blocks
-        size = size.after_pressure() if room is None else size.after_tile(room_for(room))
+        size = size.after_pressure() if room is None else size.after_task(room_for(room))
         assert 1 <= size.blocks <= 4 * before
         if room is not None:
             assert size.blocks <= max(room, 1)

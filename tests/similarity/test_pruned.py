@@ -18,7 +18,15 @@ from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, MOST_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.index import (
+    _CODE_BITS,
+    _CODE_MASK,
+    _WEIGHTS,
+    GROUP_ROWS,
+    MOST_ROWS,
+    GroupIndex,
+    _transpose,
+)
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
@@ -212,6 +220,24 @@ def test_memory_is_as_projected(shape):
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= kernel.prepare_bytes(BlockShape.of(X))
+
+
+@given(st.lists(st.floats(2.0**-40, 1 + 2.0**-10, width=32), min_size=1, max_size=30))
+def test_transposed_weights_are_rounded_up_and_not_far(weights):
+    weights = np.array(weights, np.float32)
+    n = len(weights)
+    starts, entries = _transpose(
+        np.arange(n),
+        np.arange(1, n + 1),
+        np.zeros(n, np.int32),
+        weights.view(np.uint32),
+        np.zeros(3, np.int64),
+    )
+    assert starts.tolist() == [0, n]
+    assert (entries >> _CODE_BITS).tolist() == list(range(n))
+    coded = _WEIGHTS[entries & _CODE_MASK]
+    assert (coded >= weights).all()
+    assert (coded <= np.maximum(2.0**-15, weights * (1 + 2.0**-9))).all()
 
 
 def test_weights_of_the_longest_row_stay_bounds():

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.similarity.tiles import Block, next_span, split_rows, strip, tiles
+from noveltyflow.similarity.tiles import Block, split_rows, strip, tiles
 
 
 @given(st.integers(0, 200), st.integers(1, 60))
@@ -35,27 +34,3 @@ def test_impossible_sizes_are_refused(n_rows, block_rows):
 
 def test_blocks_sort_by_position():
     assert sorted([Block(1, 5, 9), Block(0, 0, 5)])[0].start == 0
-
-
-@given(st.integers(1, 40), st.data())
-def test_spans_compute_every_tile_once_whatever_their_sizes(n_blocks, data):
-    blocks = split_rows(n_blocks, 1)
-    queries = blocks[data.draw(st.integers(0, n_blocks - 1))]
-    done = np.zeros(n_blocks, bool)
-    while not done.all():
-        nearest = next(t.candidates for t in strip(queries, blocks) if not done[t.candidates.index])
-        size = data.draw(st.integers(1, 9))
-        span = next_span(queries, blocks, done, size)
-        indexes = [block.index for block in span]
-        assert nearest in span
-        assert len(span) <= size
-        assert indexes == list(range(indexes[0], indexes[-1] + 1))
-        assert not done[indexes].any()
-        done[indexes] = True
-    assert next_span(queries, blocks, done, 3) == []
-
-
-def test_strips_share_the_spans_of_a_size():
-    blocks = split_rows(10, 1)
-    spans = {tuple(b.index for b in next_span(b, blocks, np.zeros(10, bool), 4)) for b in blocks}
-    assert spans == {(0, 1, 2, 3), (4, 5, 6, 7), (8, 9)}

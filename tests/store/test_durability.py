@@ -98,7 +98,7 @@ def undisturbed(urls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def compute(urls: Path, out: Path) -> None:
     plan = plan_run([str(urls)], str(out), SETTINGS)
-    execute(plan, SerialExecutor(checkpoint_seconds=0), Silent(), block_rows=30, backend="cpu")
+    execute(plan, SerialExecutor(task_seconds=0), Silent(), block_rows=30, backend="cpu")
 
 
 def assert_same_bytes(left: Path, right: Path) -> None:

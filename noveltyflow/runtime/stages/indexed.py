@@ -6,7 +6,7 @@ import contextlib
 import ctypes
 import gc
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from threading import Lock
 
 import numpy as np
@@ -48,13 +48,8 @@ class IndexedSpans:
 
     def __init__(self) -> None:
         self._spans: OrderedDict[SpanKey, PreparedBlock] = OrderedDict()
+        self._making: dict[SpanKey, Lock] = {}
         self._lock = Lock()
-
-    def __len__(self) -> int:
-        return len(self._spans)
-
-    def __contains__(self, key: SpanKey) -> bool:
-        return key in self._spans
 
     @property
     def nbytes(self) -> int:
@@ -62,12 +57,20 @@ class IndexedSpans:
         with self._lock:
             return sum(kept.nbytes for kept in self._spans.values())
 
-    def get(self, key: SpanKey) -> PreparedBlock | None:
-        """The index of a span, if it is still here."""
+    def get_or_make(self, key: SpanKey, make: Callable[[], PreparedBlock]) -> PreparedBlock:
+        """The index of a span, made now if it is not here; by one of the threads that want it."""
         with self._lock:
-            if key in self._spans:
-                self._spans.move_to_end(key)
-            return self._spans.get(key)
+            making = self._making.setdefault(key, Lock())
+        with making:
+            with self._lock:
+                if (kept := self._spans.get(key)) is not None:
+                    self._spans.move_to_end(key)
+            if kept is None:
+                kept = make()
+                self.put(key, kept)
+        with self._lock:
+            self._making.pop(key, None)
+        return kept
 
     def put(self, key: SpanKey, span: PreparedBlock) -> None:
         """Keep the index of a span."""

@@ -1,14 +1,13 @@
 """Stage `neighbors`: the exact k nearest neighbours of every row, tile by tile.
 
-A strip (all tiles of one row block) is a chain of tasks named `tile`. Each of them takes up the strip where it
-stands, computes tiles for some time, and stores how far it came; so a kill costs a few seconds of one
-strip, thresholds travel from tile to tile, and the number of tasks follows the work instead of n². When a
-strip is through, a task named `merge` moves its neighbours to their final place.
+A strip is all tiles of one row block. Tasks named `tile` index a span of blocks, and let one strip after the other
+look for neighbours there for some time; how far a strip came is stored after each. So a kill costs the tiles in
+flight, thresholds travel from tile to tile, and the number of tasks follows the work instead of n². When all are
+through, tasks named `merge` move the neighbours of each strip to their final place.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections import Counter
@@ -18,21 +17,14 @@ from dataclasses import asdict
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
-from noveltyflow.runtime.handout import Handout
-from noveltyflow.runtime.plan import (
-    MOST_TASKS,
-    TASK_BYTES,
-    choose_strip_blocks,
-    cut_strips,
-    mebibytes,
-    spread_strips,
-)
+from noveltyflow.runtime.handout import Assignment, Handout, TileTable
+from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
 from noveltyflow.runtime.stages.seal import finish
-from noveltyflow.runtime.stages.strips import load_state, tiles_done
-from noveltyflow.runtime.stages.tile import TileJob, TileReport, tile, tile_memory
+from noveltyflow.runtime.stages.strips import done_tiles, load_state
+from noveltyflow.runtime.stages.tile import TileJob, TileReport, likely_shape, tile, tile_memory
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats
 from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
@@ -40,13 +32,6 @@ from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
 from noveltyflow.store.files import is_local
 
-_STRIPS = "strip_blocks.json"
-_LONGEST_ROW = 100
-"""How many times longer than the mean the longest row is taken to be."""
-_TASK_CHECKPOINTS = 6
-"""Checkpoints of a task; it keeps its strip as long, because a new one would have to be read first."""
-_SPAN_CHECKPOINTS = 12
-"""A span is not made so large that it takes as long as that many checkpoints, because a kill can cost all of it."""
 _MOST_LOSSES = 10
 """Workers that one strip may lose without coming any further."""
 
@@ -54,26 +39,23 @@ _MOST_LOSSES = 10
 def tile_bytes(
     nonzeros_per_row: float, settings: ScoringSettings, backends: Sequence[str]
 ) -> Callable[[int, int], int]:
-    """Projected peak bytes of the smallest `tile` task of any of the backends.
+    """Projected peak bytes of a `tile` task of any of the backends.
 
-    A function of the rows in a block, and of the blocks in a strip.
+    A function of the rows in a block, and of the blocks in a span.
     """
     kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
 
-    # What a longer row takes is among the bytes that every task may take.
-    longest = int(_LONGEST_ROW * nonzeros_per_row)
-
-    def projected(block_rows: int, strip_blocks: int) -> int:
+    def projected(block_rows: int, span_blocks: int) -> int:
         queries, candidates = (
-            BlockShape(rows, int(nonzeros_per_row * rows), n_features, longest)
-            for rows in (strip_blocks * block_rows, block_rows)
+            likely_shape(rows, int(nonzeros_per_row * rows), n_features)
+            for rows in (block_rows, span_blocks * block_rows)
         )
         k = settings.neighbors.n_neighbors
         # When the frequencies are loaded first, they are there as counts, as weights, and in between.
         return (
             TASK_BYTES
             + 2 * 8 * n_features
-            + max(tile_memory(it, queries, candidates, candidates.nonzeros, k) for it in kernels)
+            + max(tile_memory(it, queries, candidates, queries.nonzeros, k) for it in kernels)
         )
 
     return projected
@@ -93,14 +75,22 @@ class _SharedTiles:
     """The tiles of a run as work that several workers share."""
 
     def __init__(
-        self, job: TileJob, backends: Sequence[str], strips: Sequence[Block], strip_tiles: int
+        self,
+        job: TileJob,
+        backends: Sequence[str],
+        strips: Sequence[Block],
+        n_blocks: int,
+        task_seconds: float,
     ) -> None:
-        done = tiles_done(job.store, strips)
+        table = TileTable(strips, n_blocks)
+        self.tiles_done = sum(
+            table.set_row(table.place(strip), done) for strip, done in done_tiles(job.store, strips).items()
+        )
+        self.tiles = len(strips) * n_blocks
         self.backends = backends
-        self.handout = Handout({strip: strip_tiles - done.get(strip, 0) for strip in strips})
-        self.tiles, self.tiles_done = len(strips) * strip_tiles, sum(done.values())
+        self.handout = Handout(table)
         self.kernel_seconds, self.most_slots, self._tasks = 0.0, 0, 0
-        self._job, self._strip_tiles = job, strip_tiles
+        self._job, self._task_seconds = job, task_seconds
         self._sizes, self._losses = SpanSizes(), Counter[Block]()
 
     @property
@@ -111,38 +101,40 @@ class _SharedTiles:
     def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> Task | None:
         """See `SharedWork.take`."""
         self.most_slots = max(self.most_slots, sum(slots.values()))
-        block = self.handout.take(backend, slots)
-        if block is None:
-            return None
-        checkpoint = self._job.checkpoint_seconds
         # The more tasks there were, the longer is each, so that a scheduler can remember those of any run.
-        longest_task = _TASK_CHECKPOINTS * checkpoint * 2 ** (self._tasks // MOST_TASKS)
-        self._tasks += 1
-        seconds = self.handout.patience(slots, longest_task)
-        # Where backends differ, none of them may hold a strip for long when little is left.
-        longest = _SPAN_CHECKPOINTS * checkpoint
+        longest = self._task_seconds * 2 ** (self._tasks // MOST_TASKS)
+        seconds = self.handout.patience(slots, longest)
+        size = self._sizes.of(worker)
+        blocks = size.blocks
         if sum(number > 0 for number in slots.values()) > 1:
-            longest = min(seconds, longest)
-        most_blocks = self.handout.tiles_within(backend, longest)
-        return self._job, block, backend, seconds, self._sizes.of(worker), most_blocks or self._strip_tiles
+            # Where backends differ, none of them may hold a strip for long when little is left.
+            within = self.handout.tiles_within(backend, seconds) or 1
+            blocks = min(blocks, 1 << (within.bit_length() - 1))
+        assignment = self.handout.take(worker, backend, slots, blocks, seconds)
+        if assignment is None:
+            return None
+        self._tasks += 1
+        return self._job, assignment, backend, seconds, size
 
     def done(self, worker: str, backend: str, report: TileReport) -> None:
         """See `SharedWork.done`."""
-        left = self._strip_tiles - report.tiles_done
-        self.tiles_done += self.handout.done(backend, report.block, report.tiles_new, left, report.seconds)
+        came = self.handout.done(backend, report.assignment, report.progress, report.tiles, report.seconds)
+        self.tiles_done += came
         self.kernel_seconds += report.kernel_seconds
         self._sizes.reached(worker, report.size)
-        del self._losses[report.block]
+        for strip in report.progress:
+            del self._losses[strip]
 
     def give_back(self, worker: str, task: Task) -> None:
         """See `SharedWork.give_back`."""
-        block = task[1]
-        self.handout.give_back(block)
+        assignment: Assignment = task[1]
+        self.handout.give_back(worker, assignment)
         self._sizes.lost(worker)
-        self._losses[block] += 1
-        if self._losses[block] > _MOST_LOSSES:
+        first = assignment.strips[0]
+        self._losses[first] += 1
+        if self._losses[first] > _MOST_LOSSES:
             raise TaskError(
-                f"the tiles of rows {block.start:,} to {block.stop - 1:,} lost {self._losses[block]} workers one "
+                f"the tiles of rows {first.start:,} to {first.stop - 1:,} lost {self._losses[first]} workers one "
                 "after the other, most likely because they need more memory than these have: raise --memory-limit, "
                 "or start anew with --overwrite and a smaller --block-rows"
             )
@@ -159,8 +151,8 @@ def compute_neighbors(
     """Compute every tile, merge every strip, then mark stage `neighbors` done."""
     # What earlier stages left in the workers' heaps would stand in the way of larger spans.
     executor.renew(forget_spans)
-    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
-    strips = cut_strips(blocks_of(store), strip_blocks)
+    job = _plan_tiles(store, settings, backends, executor, reporter)
+    strips = blocks_of(store)
     kernel_share = _compute_strips(job, backends, strips, executor, reporter)
     allocate_neighbors(store, settings.neighbors.n_neighbors)
     stats = _merge_strips(store, strips, executor, reporter)
@@ -178,10 +170,9 @@ def recompute_neighbors(
     blocks: Sequence[Block],
 ) -> None:
     """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
-    job, strip_blocks = _plan_tiles(store, settings, backends, executor, reporter)
-    strips = cut_strips(blocks, strip_blocks)
-    _compute_strips(job, backends, strips, executor, reporter)
-    _merge_strips(store, strips, executor, reporter)
+    job = _plan_tiles(store, settings, backends, executor, reporter)
+    _compute_strips(job, backends, blocks, executor, reporter)
+    _merge_strips(store, blocks, executor, reporter)
     store.scratch.remove()
 
 
@@ -191,8 +182,8 @@ def _plan_tiles(
     backends: Sequence[str],
     executor: Executor,
     reporter: Reporter,
-) -> tuple[TileJob, int]:
-    """Compare what tiles need with what workers and devices have; how many blocks a strip has."""
+) -> TileJob:
+    """Compare what tiles need with what workers and devices have."""
     block_rows = store.figures("urls")["block_rows"]
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
     needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
@@ -207,9 +198,7 @@ def _plan_tiles(
         shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
         _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
     _require_disk(store, settings.neighbors.n_neighbors)
-    affordable = choose_strip_blocks(lambda blocks: needs(block_rows, blocks), allowed)
-    strip_blocks = _begun_with(store, affordable, executor.n_threads)
-    return TileJob(store, settings, allowed, device_bytes, executor.checkpoint_seconds), strip_blocks
+    return TileJob(store, settings, allowed, device_bytes)
 
 
 def _require_disk(store: RunStore, n_neighbors: int) -> None:
@@ -222,15 +211,6 @@ def _require_disk(store: RunStore, n_neighbors: int) -> None:
             f"No space left on device for stage neighbors: it needs up to {mebibytes(needed)}, {store.path} has "
             f"{mebibytes(free)}; {FREE_SPACE}"
         )
-
-
-def _begun_with(store: RunStore, affordable: int, n_threads: int) -> int:
-    """Blocks in a strip: as an interrupted run had them, whose checkpoints count, unless that is too many."""
-    stored = json.loads(store.scratch.read(_STRIPS) or b"0")
-    if not 0 < stored <= affordable:
-        stored = spread_strips(affordable, len(blocks_of(store)), n_threads)
-        store.scratch.write(_STRIPS, json.dumps(stored).encode())
-    return int(stored)
 
 
 def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:
@@ -247,7 +227,7 @@ def _compute_strips(
     job: TileJob, backends: Sequence[str], strips: Sequence[Block], executor: Executor, reporter: Reporter
 ) -> float | None:
     """Compute all tiles; of the time that workers were there for them, the share in which kernels computed."""
-    work = _SharedTiles(job, backends, strips, len(blocks_of(job.store)))
+    work = _SharedTiles(job, backends, strips, len(blocks_of(job.store)), executor.task_seconds)
     reporter.start("tile", work.tiles, "tiles")
     reporter.advance(work.tiles_done)
     before, started = work.tiles_done, time.monotonic()

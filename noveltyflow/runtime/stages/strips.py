@@ -38,15 +38,10 @@ class StripState:
         """A strip without any tile; `n_blocks` is how many it will have."""
         return cls(np.zeros(n_blocks, np.bool_), TopK.empty(strip.n_rows, n_neighbors), TileStats())
 
-    @property
-    def tiles_done(self) -> int:
-        """Number of tiles that are computed."""
-        return int(np.count_nonzero(self.done))
-
-    def with_tiles(self, span: Sequence[Block], best: TopK, work: TileStats) -> StripState:
+    def with_tiles(self, span: range, best: TopK, work: TileStats) -> StripState:
         """The strip after the tiles of `span` too, which make `best` of its neighbours."""
         done = self.done.copy()
-        done[[block.index for block in span]] = True
+        done[span.start : span.stop] = True
         return StripState(done, best, self.stats + work)
 
 
@@ -73,11 +68,11 @@ def store_state(store: RunStore, strip: Block, state: StripState) -> None:
     store.scratch.write(_name(strip), buffer.getbuffer())
 
 
-def tiles_done(store: RunStore, strips: Sequence[Block]) -> dict[Block, int]:
-    """How many tiles of each strip earlier, interrupted runs have stored."""
+def done_tiles(store: RunStore, strips: Sequence[Block]) -> dict[Block, BoolArray]:
+    """Which tiles of each strip earlier, interrupted runs have stored."""
     names = {f"strips/{name}" for name in store.scratch.names("strips")}
     states = {strip: load_state(store, strip) for strip in strips if _name(strip) in names}
-    return {strip: state.tiles_done for strip, state in states.items() if state is not None}
+    return {strip: state.done for strip, state in states.items() if state is not None}
 
 
 def _name(strip: Block) -> str:

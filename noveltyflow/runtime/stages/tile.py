@@ -1,7 +1,7 @@
-"""The task `tile`: carries one strip on for some seconds, and stores how far it came.
+"""The task `tile`: indexes a span of candidates, where some strips look for neighbours, one after the other.
 
-Candidates are taken in spans of several blocks, as many as the memory that is free just now admits. While a span
-is computed, one thread reads the next one and another writes the last checkpoint; the kernels release the GIL.
+A span is as many blocks as the memory that is free just now admits. While a strip is computed, one thread reads the
+next one and another writes the checkpoint of the last one; the kernels release the GIL.
 """
 
 from __future__ import annotations
@@ -11,27 +11,32 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 import numpy as np
 
 from noveltyflow.config import ScoringSettings
+from noveltyflow.runtime.handout import Assignment
 from noveltyflow.runtime.load import measured, wait_for_host
 from noveltyflow.runtime.plan import TASK_BYTES
 from noveltyflow.runtime.spans import SpanSize
+from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.indexed import SpanKey, load_span, spans_of
 from noveltyflow.runtime.stages.strips import StripState, load_state, store_state
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, PreparedBlock, TileKernel
 from noveltyflow.similarity.kernels.registry import get_kernel
-from noveltyflow.similarity.tiles import Block, next_span
+from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, csr_nonzeros
 from noveltyflow.types import BoolArray, CsrMatrix
 
 LARGEST_SPAN = 1 << 19
 """Rows of a span; the index of a larger one would be cut into parts, which gains nothing."""
+_LONGEST_ROW = 100
+"""How many times longer than the mean the longest row is taken to be."""
 _MOST_NONZEROS = np.iinfo(np.int32).max
+_TOTALS = (("urls", "rows"), ("features", "nonzeros"))
+"""Figures of stages that say how large all blocks are together."""
 
 T = TypeVar("T")
 
@@ -46,19 +51,40 @@ class TileJob:
     """Bytes of host memory for one task, where what is free cannot be measured."""
     device_bytes: int | None
     """Device memory for everything, where tiles are computed on devices."""
-    checkpoint_seconds: float
 
 
 @dataclass(frozen=True)
 class TileReport:
-    """What a `tile` task says to the client; times are in seconds, those of kernels contained in the whole."""
+    """What a `tile` task says to the client.
 
-    block: Block
-    tiles_done: int
-    tiles_new: int
+    Attributes
+    ----------
+    assignment : Assignment
+        What it had been given.
+    progress : dict of bool arrays, one value for each block
+        For every strip that it came to, which tiles are done now.
+    tiles : int
+        How many of them this task computed.
+    seconds, kernel_seconds : float
+        How long it took, and how much of that time its kernel.
+    size : SpanSize
+        With which its worker goes on.
+    """
+
+    assignment: Assignment
+    progress: dict[Block, BoolArray]
+    tiles: int
     seconds: float
     kernel_seconds: float
     size: SpanSize
+
+
+def likely_shape(rows: int, nonzeros: int, features: int) -> BlockShape:
+    """Shape of rows that were not read yet.
+
+    What a row takes that is much longer than the others is among the bytes that every task may take.
+    """
+    return BlockShape(rows, nonzeros, features, _LONGEST_ROW * nonzeros // max(rows, 1))
 
 
 def tile_memory(
@@ -66,85 +92,64 @@ def tile_memory(
 ) -> int:
     """Projected peak bytes of a `tile` task's data.
 
-    Either it indexes a span of candidates, or it computes that while it reads another span as large, whose largest
-    block has so many non-zeros.
+    First it reads and indexes a span of candidates, whose largest block has so many non-zeros; then it computes one
+    strip while it reads another one as large.
     """
-    indexing = _loaded_bytes(queries, candidates, n_neighbors) + kernel.prepare_bytes(candidates)
-    reading = _reading_bytes(candidates.nonzeros, largest_block)
-    return max(indexing, computing_memory(kernel, queries, candidates, n_neighbors) + reading)
+    # int32 columns and float32 weights; of a block that is being read, before it is weighted, the counts as well.
+    indexing = max(kernel.prepare_bytes(candidates), (4 + 4 + 4) * largest_block)
+    strips = (8 + 8 + 4) * queries.nonzeros
+    # Neighbours: those of one strip, the file that is made of the last one's, and the next one's with their file.
+    strips += 5 * 12 * n_neighbors * queries.rows
+    computing = kernel.compute_bytes(queries, candidates, n_neighbors) + strips
+    return (4 + 4) * candidates.nonzeros + 8 * candidates.features + max(indexing, computing)
 
 
-def computing_memory(
-    kernel: TileKernel, queries: BlockShape, candidates: BlockShape, n_neighbors: int
-) -> int:
-    """Projected bytes of a `tile` task's data while it computes a span, without what it reads meanwhile."""
-    loaded = _loaded_bytes(queries, candidates, n_neighbors)
-    return loaded + kernel.compute_bytes(queries, candidates, n_neighbors)
-
-
-def _loaded_bytes(queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-    # int32 columns and float32 weights; and the weights of all columns.
-    loaded = (4 + 4) * (queries.nonzeros + candidates.nonzeros) + 8 * queries.features
-    # Neighbours known so far, those of the last checkpoint, and the file that is made of these.
-    return loaded + 3 * 12 * n_neighbors * queries.rows
-
-
-def _reading_bytes(nonzeros: int, largest_block: int) -> int:
-    """Bytes that a span takes as it is read: of each block, for a while, also the counts behind its weights."""
-    return (4 + 4) * nonzeros + (4 + 4 + 4) * largest_block
-
-
-def tile(
-    job: TileJob, block: Block, backend: str, seconds: float, size: SpanSize, most_blocks: int
-) -> TileReport:
-    """Carry one strip on for some seconds, at least by one span of candidates, and store its state.
+def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, size: SpanSize) -> TileReport:
+    """Compute the tiles of some strips with a span of candidates, of at least one strip, and store each.
 
     Parameters
     ----------
     job
         What all tasks have in common.
-    block
-        The rows that look for neighbours: one or several consecutive blocks of the run.
+    assignment
+        Span and strips; a span for which there is no room is made smaller. Tiles that turn out to be done are left.
     backend
         What computes.
     seconds
-        After which no other span is begun.
-    size, most_blocks
-        How many blocks of candidates the first span has, and each at most.
+        After which no other strip is begun.
+    size
+        Which spans the worker has come to.
     """
     started = time.monotonic()
-    strip = _Strip(job, block, backend, most_blocks)
-    before = strip.state.tiles_done
+    work = _Work(job, assignment.strips, backend)
+    span = work.fitting(assignment.span)
+    if span != assignment.span:
+        size = size.limited(len(span))
+    progress: dict[Block, BoolArray] = {}
+    tiles = 0
     with ExitStack() as stack:
         reader, writer = stack.enter_context(_Aside()), stack.enter_context(_Aside())
-        size = strip.fitting(size)
-        span, stored, lasted = strip.next(strip.state.done, size.blocks), started, 0.0
-        load: Callable[[], CsrMatrix] = partial(strip.load, span)
-        while span:
+        prepared = work.indexed(span)
+        ahead: Future[tuple[CsrMatrix, StripState]] | None = None
+        lasted = 0.0
+        strips = assignment.strips
+        for strip, following in zip(strips, [*strips[1:], None], strict=True):
             begun = time.monotonic()
-            prepared = strip.indexed(span, load)
-            done = strip.done_after(span)
-            size = strip.resized(size, done)
-            following = strip.next(done, size.blocks)
-            load = partial(strip.load, following)
-            # Nobody needs a span that is read for a tile which will not be begun.
-            wanted = begun + lasted < started + seconds and following and not strip.is_indexed(following)
-            if wanted and strip.make_room_to_read(following, span, prepared):
-                load = partial(reader.take, reader.begin(strip.load, following))
-            strip.compute(span, prepared)
-            del prepared  # its memory is for the next one
-            if time.monotonic() - started >= seconds:
+            queries, state = reader.take(ahead) if ahead else work.load(strip)
+            # Nobody needs a strip that is read for a tile which will not be begun.
+            wanted = following and begun + lasted < started + seconds
+            ahead = reader.begin(work.load, following) if wanted else None
+            if not state.done[span.start : span.stop].any():
+                state = work.compute(strip, queries, state, span, prepared)
+                writer.begin(store_state, job.store, strip, state)
+                tiles += len(span)
+            progress[strip] = state.done
+            lasted = time.monotonic() - begun
+            if time.monotonic() - started >= seconds or work.is_pressed():
                 break
-            if time.monotonic() - stored >= job.checkpoint_seconds:
-                writer.begin(store_state, job.store, block, strip.state)
-                stored = time.monotonic()
-            span, lasted = following, time.monotonic() - begun
-        writer.begin(store_state, job.store, block, strip.state)
-    strip.relieve()
-    new = strip.state.tiles_done - before
-    return TileReport(
-        block, strip.state.tiles_done, new, time.monotonic() - started, strip.kernel_seconds, size
-    )
+    del queries, state, prepared, ahead
+    size = work.resized(size)
+    return TileReport(assignment, progress, tiles, time.monotonic() - started, work.kernel_seconds, size)
 
 
 class _Aside:
@@ -175,99 +180,71 @@ class _Aside:
         return future.result()
 
 
-class _Strip:
-    """A strip in the hands of one task."""
+class _Work:
+    """What one task has in its hands."""
 
-    def __init__(self, job: TileJob, block: Block, backend: str, most_blocks: int) -> None:
-        self._job, self._block, self._most_blocks = job, block, most_blocks
+    def __init__(self, job: TileJob, strips: Sequence[Block], backend: str) -> None:
+        self._job = job
         self._kernel = get_kernel(backend)
         if isinstance(self._kernel, DeviceKernel) and job.device_bytes is not None:
             self._kernel.limit_device_memory(job.device_bytes)
         self._kept = spans_of(self._kernel.name)
         self._blocks = blocks_of(job.store)
-        self._fingerprint: str = job.store.figures("idf")["fingerprint"]
-        self._block_nonzeros: dict[int, int] = {}
+        self._n_features = job.settings.features.n_features
         self._k = job.settings.neighbors.n_neighbors
-        self.state = load_state(job.store, block) or StripState.begin(block, len(self._blocks), self._k)
-        own = [other for other in self._blocks if block.start <= other.start < block.stop]
-        self._queries = load_span(job.store, own, job.settings.features)
+        self._strip = max((self._shape([strip]) for strip in strips), key=lambda shape: shape.nonzeros)
         self.kernel_seconds = 0.0
 
-    def next(self, done: BoolArray, size: int) -> Sequence[Block]:
-        """Candidates of the next tile; none when the strip is through."""
-        return next_span(self._block, self._blocks, done, size)
+    def fitting(self, span: range) -> range:
+        """A span, or so much of its beginning that there is room for its tiles."""
+        while len(span) > 1 and not self._has_room(*self._span_shape(span)):
+            span = span[: -(-len(span) // 2)]
+        return span
 
-    def done_after(self, span: Sequence[Block]) -> BoolArray:
-        """Tiles that are done once `span` is."""
-        done = self.state.done.copy()
-        done[[block.index for block in span]] = True
-        return done
+    def indexed(self, span: range) -> PreparedBlock:
+        """The index of a span, made now unless this process has it still."""
+        blocks = self._blocks[span.start : span.stop]
+        fingerprint: str = self._job.store.figures("idf")["fingerprint"]
+        key: SpanKey = self._job.store.path, fingerprint, blocks[0].start, blocks[-1].stop
 
-    def load(self, span: Sequence[Block]) -> CsrMatrix:
-        """Read and weigh a span."""
-        return load_span(self._job.store, span, self._job.settings.features)
+        def make() -> PreparedBlock:
+            self._make_room(span)
+            candidates = load_span(self._job.store, blocks, self._job.settings.features)
+            return self._timed(self._kernel.prepare, candidates)
 
-    def is_indexed(self, span: Sequence[Block]) -> bool:
-        """Whether this process has its index still."""
-        return self._key(span) in self._kept
+        return self._kept.get_or_make(key, make)
 
-    def indexed(self, span: Sequence[Block], load: Callable[[], CsrMatrix]) -> PreparedBlock:
-        """The index of a span, made from what `load` gives unless this process has it still."""
-        key = self._key(span)
-        if (kept := self._kept.get(key)) is not None:
-            return kept
-        self._make_room(span)
-        prepared = self._timed(self._kernel.prepare, load())
-        self._kept.put(key, prepared)
-        return prepared
+    def load(self, strip: Block) -> tuple[CsrMatrix, StripState]:
+        """Weights of a strip, and how far it came."""
+        store = self._job.store
+        state = load_state(store, strip) or StripState.begin(strip, len(self._blocks), self._k)
+        return load_weighted(store, strip, self._job.settings.features), state
 
-    def make_room_to_read(
-        self, following: Sequence[Block], span: Sequence[Block], prepared: PreparedBlock
-    ) -> bool:
-        """Let go of indexes for which there is no room while `span` is computed and another one is read.
-
-        Returns whether there is room for both; `prepared` is the index of `span`.
-        """
-        queries, room = BlockShape.of(self._queries), self._room()
-        needed = computing_memory(self._kernel, queries, self._shape(span), self._k)
-        needed += _reading_bytes(self._shape(following).nonzeros, self._largest_block(following))
-        if needed > room:
-            return False
-        if not isinstance(self._kernel, DeviceKernel):
-            self._kept.shrink(room - needed + prepared.nbytes)
-        return True
-
-    def compute(self, span: Sequence[Block], prepared: PreparedBlock) -> None:
-        """Compute the tiles of a span at once."""
+    def compute(
+        self, strip: Block, queries: CsrMatrix, state: StripState, span: range, prepared: PreparedBlock
+    ) -> StripState:
+        """The strip after its tiles with a span."""
         best, work = self._timed(
             self._kernel.compute,
-            self._queries,
+            queries,
             prepared,
-            self.state.best,
-            queries_start=self._block.start,
-            candidates_start=span[0].start,
+            state.best,
+            queries_start=strip.start,
+            candidates_start=self._blocks[span.start].start,
         )
-        self.state = self.state.with_tiles(span, best, work)
+        return state.with_tiles(span, best, work)
 
-    def fitting(self, size: SpanSize) -> SpanSize:
-        """The size with which a task begins: as large as others came to, if there is room for it here."""
-        fits = self._fits(self.state.done)
-        while size.blocks > 1 and not fits(size.blocks):
-            size = size.halved()
-        return size
-
-    def resized(self, size: SpanSize, done: BoolArray) -> SpanSize:
-        """The size of the next span, by what is free now that the current one is indexed."""
+    def is_pressed(self) -> bool:
+        """Whether the process holds more than tasks may count on; paused, it would never be given a task again."""
         load = measured()
-        if load is not None and load.pressed:
-            return size.after_pressure()
-        return size.after_tile(self._fits(done))
+        return load is not None and load.pressed
 
-    def relieve(self) -> None:
-        """Let go of everything where the process is near its limit: paused, it would never be given a task again."""
-        load = measured()
-        if load is not None and load.pressed:
+    def resized(self, size: SpanSize) -> SpanSize:
+        """The size of the worker's next span, by what is free now that the task is at its end."""
+        if self.is_pressed():
             self._kept.shrink(0)
+            return size.after_pressure()
+        return size.after_task(self._has_room_for)
 
     def _timed(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
         began = time.monotonic()
@@ -275,65 +252,49 @@ class _Strip:
         self.kernel_seconds += time.monotonic() - began
         return result
 
-    def _key(self, span: Sequence[Block]) -> SpanKey:
-        return self._job.store.path, self._fingerprint, span[0].start, span[-1].stop
+    def _shape(self, blocks: Sequence[Block]) -> BlockShape:
+        nonzeros = sum(csr_nonzeros(self._job.store, block.index) for block in blocks)
+        return likely_shape(blocks[-1].stop - blocks[0].start, nonzeros, self._n_features)
 
-    def _nonzeros(self, block: Block) -> int:
-        if block.index not in self._block_nonzeros:
-            self._block_nonzeros[block.index] = csr_nonzeros(self._job.store, block.index)
-        return self._block_nonzeros[block.index]
+    def _span_shape(self, span: range) -> tuple[BlockShape, int]:
+        """Shape of a span, and the non-zeros of its largest block."""
+        blocks = self._blocks[span.start : span.stop]
+        return self._shape(blocks), max(self._shape([block]).nonzeros for block in blocks)
 
-    def _shape(self, span: Sequence[Block]) -> BlockShape:
-        nonzeros = sum(self._nonzeros(block) for block in span)
-        return BlockShape(span[-1].stop - span[0].start, nonzeros, self._queries.shape[1])
+    def _has_room_for(self, n_blocks: int) -> bool:
+        """Whether there is room for the tiles of a span of so many blocks of the usual size."""
+        if n_blocks >= 2 * len(self._blocks):
+            return False
+        rows, nonzeros = (self._job.store.figures(stage)[name] for stage, name in _TOTALS)
+        share = min(1.0, n_blocks / len(self._blocks))
+        shape = likely_shape(int(share * rows), int(share * nonzeros), self._n_features)
+        return self._has_room(shape, self._strip.nonzeros)
 
-    def _memory(self, span: Sequence[Block]) -> int:
-        queries = BlockShape.of(self._queries)
-        return tile_memory(self._kernel, queries, self._shape(span), self._largest_block(span), self._k)
-
-    def _largest_block(self, span: Sequence[Block]) -> int:
-        return max(self._nonzeros(block) for block in span)
-
-    def _fits(self, done: BoolArray) -> Callable[[int], bool]:
-        """Whether the next span may have so many blocks."""
-        room = self._room()
-
-        def fits(size: int) -> bool:
-            span = self.next(done, size)
-            if len(span) < 2:
-                return True
-            if size > self._most_blocks or span[-1].stop - span[0].start > LARGEST_SPAN:
+    def _has_room(self, span: BlockShape, largest_block: int) -> bool:
+        if span.rows > LARGEST_SPAN or span.nonzeros > _MOST_NONZEROS:
+            return False
+        if isinstance(self._kernel, DeviceKernel):
+            on_device = self._kernel.device_bytes_needed(self._strip, span, self._k)
+            if on_device > self._kernel.device_memory():
                 return False
-            shape = self._shape(span)
-            return shape.nonzeros <= _MOST_NONZEROS and self._memory(span) <= room and self._on_device(shape)
-
-        return fits
-
-    def _on_device(self, shape: BlockShape) -> bool:
-        if not isinstance(self._kernel, DeviceKernel):
-            return True
-        needed = self._kernel.device_bytes_needed(BlockShape.of(self._queries), shape, self._k)
-        return needed <= self._kernel.device_memory()
+        return tile_memory(self._kernel, self._strip, span, largest_block, self._k) <= self._room()
 
     def _held(self) -> int:
-        """Bytes of the host that this task has already, and whatever is kept besides."""
-        queries = self._queries.data.nbytes + self._queries.indices.nbytes + self._queries.indptr.nbytes
-        best = self.state.best.similarities.nbytes + self.state.best.indices.nbytes
+        """Bytes of the host that this process has already of what a task takes, and could let go of."""
         kept = 0 if isinstance(self._kernel, DeviceKernel) else self._kept.nbytes
-        idf = 8 * self._queries.shape[1]
-        return int(queries + best + kept + idf)
+        return kept + 8 * self._n_features
 
     def _room(self) -> int:
         load = measured()
         return self._job.allowed - TASK_BYTES if load is None else load.room(self._held())
 
-    def _make_room(self, span: Sequence[Block]) -> None:
+    def _make_room(self, span: range) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""
-        needed = self._memory(span)
+        shape, largest_block = self._span_shape(span)
+        needed = tile_memory(self._kernel, self._strip, shape, largest_block, self._k)
         if isinstance(self._kernel, DeviceKernel):
-            shape = self._shape(span)
-            tile_bytes = self._kernel.device_bytes_needed(BlockShape.of(self._queries), shape, self._k)
-            self._kept.shrink(max(0, self._kernel.device_memory() - tile_bytes))
+            on_device = self._kernel.device_bytes_needed(self._strip, shape, self._k)
+            self._kept.shrink(max(0, self._kernel.device_memory() - on_device))
         else:
             self._kept.shrink(max(0, self._room() - needed))
         if measured() is not None:

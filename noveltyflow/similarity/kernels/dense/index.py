@@ -26,6 +26,8 @@ _FREQUENT = 32
 _HEAD_BYTES = 7
 """Most bytes of the head for each non-zero of the block."""
 LEAST_SHARE = 0.5
+_SAMPLED_ROWS = 1 << 14
+"""Rows, at even distances, of which it is told whether a block is better indexed this way."""
 
 
 class DenseIndex(NamedTuple):
@@ -102,7 +104,7 @@ def frequent_columns(block: CsrMatrix, least_share: float = LEAST_SHARE) -> Int6
     n_rows, nonzeros = block.shape[0], int(block.nnz)
     if nonzeros == 0 or np.diff(block.indptr).max() > LONGEST_ROW:
         return None
-    frequency = np.bincount(block.indices, minlength=block.shape[1])
+    frequency = _column_frequency(block.indices, np.zeros(block.shape[1], np.int64))
     chosen = np.flatnonzero(frequency * _FREQUENT > n_rows)
     most = _HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS)
     chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
@@ -111,7 +113,8 @@ def frequent_columns(block: CsrMatrix, least_share: float = LEAST_SHARE) -> Int6
         return None
     is_head = np.zeros(block.shape[1], np.bool_)
     is_head[chosen] = True
-    share = _share_of_squares(block.indices, block.data, is_head)
+    step = -(-n_rows // _SAMPLED_ROWS)
+    share = _share_of_squares(block.indptr.astype(np.int64), block.indices, block.data, is_head, step)
     return np.sort(chosen) if share > least_share else None
 
 
@@ -127,14 +130,25 @@ def _number_columns(block: CsrMatrix, frequent: Int64Array) -> Int32Array:
 
 
 @numba.njit(nogil=True, cache=True)
-def _share_of_squares(columns: Int32Array, weights: Float32Array, chosen: AnyArray) -> float:
+def _column_frequency(columns: Int32Array, frequency: Int64Array) -> Int64Array:
+    for column in columns:
+        frequency[column] += 1
+    return frequency
+
+
+@numba.njit(nogil=True, cache=True)
+def _share_of_squares(
+    indptr: Int64Array, columns: Int32Array, weights: Float32Array, chosen: AnyArray, step: int
+) -> float:
+    """Share of the squared weights of each `step`-th row that lies in chosen columns; 0 if these rows are empty."""
     inside, total = 0.0, 0.0
-    for place in range(columns.size):
-        square = np.float64(weights[place]) ** 2
-        total += square
-        if chosen[columns[place]]:
-            inside += square
-    return inside / total
+    for row in range(0, indptr.size - 1, step):
+        for place in range(indptr[row], indptr[row + 1]):
+            square = np.float64(weights[place]) ** 2
+            total += square
+            if chosen[columns[place]]:
+                inside += square
+    return inside / total if total else 0.0
 
 
 @numba.njit(nogil=True, cache=True)

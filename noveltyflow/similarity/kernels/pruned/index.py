@@ -15,7 +15,6 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
 GROUP_ROWS = 8
@@ -29,6 +28,13 @@ A sum of m products in float64 is off by at most m * 2**-53 of itself, so this c
 entries, and the few operations after that.
 """
 _LEVELS = 255.0
+_CODE_BITS, _DROPPED_BITS = 13, 14
+"""A transposed entry is a row in its upper 19 bits, and below the code of a weight: the upper 18 bits of a float32,
+counted from those of 2**-15, the least weight that is told from others."""
+_CODE_MASK = (1 << _CODE_BITS) - 1
+_LEAST_CODE = (127 - 15) << (23 - _DROPPED_BITS)
+_WEIGHTS = ((np.arange(1 << _CODE_BITS) + _LEAST_CODE) << _DROPPED_BITS).astype(np.uint32).view(np.float32)
+"""What the codes stand for: up to the float32 before 2."""
 _SHORT_LIST = 24
 
 
@@ -69,30 +75,21 @@ class GroupIndex(NamedTuple):
             raise ValueError(
                 f"a block of {block.shape[0]:,} rows cannot be indexed; at most {MOST_ROWS:,} can"
             )
-        lists = PostingLists.of(block, distinct.first)
-        rank = np.full(block.shape[1], -1, np.int32)
-        ranked = _rank(lists.indptr, rank)
         indptr = block.indptr.astype(np.int64)
+        begins, ends = indptr[distinct.first], indptr[distinct.first + 1]
+        list_starts, entries = _transpose(
+            begins, ends, block.indices, block.data.view(np.uint32), np.zeros(block.shape[1] + 2, np.int64)
+        )
+        rank = np.full(block.shape[1], -1, np.int32)
+        ranked = _rank(list_starts, rank)
         norm = largest_norm(indptr, block.data) * ROUND_UP
         n_groups = -(-distinct.first.size // GROUP_ROWS)
-        starts, records = _count(ranked, lists.indptr, lists.rows, n_groups)
+        starts, records = _count(ranked, list_starts, entries, n_groups)
         postings = np.empty(starts[-1], np.uint32)
         codes = np.empty(starts[-1], np.uint16)
         members = np.zeros(starts[-1], np.uint64)
         weight = np.empty(ranked.size, np.float32)
-        _fill(
-            ranked,
-            lists.indptr,
-            lists.rows,
-            lists.weights,
-            norm,
-            starts,
-            postings,
-            weight,
-            records,
-            codes,
-            members,
-        )
+        _fill(ranked, list_starts, entries, _WEIGHTS, norm, starts, postings, weight, records, codes, members)
         return cls(
             rank,
             starts,
@@ -101,8 +98,8 @@ class GroupIndex(NamedTuple):
             records[:-1],
             codes,
             members,
-            indptr[distinct.first],
-            indptr[distinct.first + 1],
+            begins,
+            ends,
             norm,
             block.indices,
             block.data,
@@ -122,7 +119,7 @@ def index_bytes(rows: int, nonzeros: int, features: int) -> int:
 
 def building_bytes(rows: int, nonzeros: int, features: int) -> int:
     """Upper bound of the bytes that building an index takes beside the index and the block itself."""
-    lists = 8 * nonzeros + 8 * (features + 2)
+    lists = 4 * nonzeros + 8 * (features + 2)
     return lists + 4 * (min(features, nonzeros) + 1) + 8 * 3 * (rows + GROUP_ROWS)
 
 
@@ -136,6 +133,32 @@ def largest_norm(indptr: Int64Array, weights: Float32Array) -> float:
             total += np.float64(weights[place]) ** 2
         largest = max(largest, total)
     return float(np.sqrt(largest))
+
+
+@numba.njit(nogil=True, cache=True)
+def _transpose(
+    begins: Int64Array, ends: Int64Array, columns: Int32Array, bits: AnyArray, starts: Int64Array
+) -> tuple[Int64Array, AnyArray]:
+    """Starts and entries of the lists of all columns: rows ascending, weights rounded up by less than 2**-9 of them.
+
+    `bits` are the weights as uint32; `starts` is zero everywhere, with two slots more than there are columns, so
+    that filling moves each start to its own place.
+    """
+    for row in range(begins.size):
+        for place in range(begins[row], ends[row]):
+            if columns[place] + 2 < starts.size:
+                starts[columns[place] + 2] += 1
+    for column in range(2, starts.size):
+        starts[column] += starts[column - 1]
+    entries = np.empty(starts[-1], np.uint32)
+    for row in range(begins.size):
+        for place in range(begins[row], ends[row]):
+            rounded_up = (np.int64(bits[place]) + ((1 << _DROPPED_BITS) - 1)) >> _DROPPED_BITS
+            code = np.minimum(np.maximum(rounded_up - _LEAST_CODE, 0), _CODE_MASK)
+            target = starts[columns[place] + 1]
+            entries[target] = (row << _CODE_BITS) | code
+            starts[columns[place] + 1] = target + 1
+    return starts[:-1], entries
 
 
 @numba.njit(nogil=True, cache=True)
@@ -163,15 +186,15 @@ def _rank(indptr: Int64Array, rank: Int32Array) -> Int32Array:
 
 @numba.njit(nogil=True, cache=True)
 def _count(
-    ranked: Int32Array, indptr: Int64Array, rows: Int32Array, n_groups: int
+    ranked: Int32Array, list_starts: Int64Array, entries: AnyArray, n_groups: int
 ) -> tuple[Int64Array, Int64Array]:
-    """Starts of the lists, and of the records two slots further on, so that filling moves them into place."""
+    """Starts of the postings, and of the records two slots further on, so that filling moves them into place."""
     starts = np.zeros(ranked.size + 1, np.int64)
     records = np.zeros(n_groups + 2, np.int64)
     for rank in range(ranked.size):
         last, groups = -1, 0
-        for place in range(indptr[ranked[rank]], indptr[ranked[rank] + 1]):
-            group = rows[place] // GROUP_ROWS
+        for place in range(list_starts[ranked[rank]], list_starts[ranked[rank] + 1]):
+            group = (entries[place] >> _CODE_BITS) // GROUP_ROWS
             if group != last:
                 groups += 1
                 records[group + 2] += 1
@@ -185,9 +208,9 @@ def _count(
 @numba.njit(nogil=True, cache=True)
 def _fill(
     ranked: Int32Array,
-    indptr: Int64Array,
-    rows: Int32Array,
-    weights: Float32Array,
+    list_starts: Int64Array,
+    entries: AnyArray,
+    weight_of: Float32Array,
     norm: float,
     starts: Int64Array,
     postings: AnyArray,
@@ -200,28 +223,17 @@ def _fill(
     squares = np.zeros(GROUP_ROWS * (records.size - 2), np.float64)
     buffer = np.empty(records.size, np.uint32)
     for rank in range(ranked.size - 1, -1, -1):
-        first, last = indptr[ranked[rank]], indptr[ranked[rank] + 1]
-        largest = weights[first:last].max()
+        of_column = entries[list_starts[ranked[rank]] : list_starts[ranked[rank] + 1]]
+        largest = weight_of[(of_column & _CODE_MASK).max()]
         largest_weight[rank] = largest
-        _fill_list(
-            rows[first:last],
-            weights[first:last],
-            largest,
-            norm,
-            squares,
-            rank,
-            buffer,
-            records,
-            codes,
-            members,
-        )
+        _fill_list(of_column, weight_of, largest, norm, squares, rank, buffer, records, codes, members)
         _by_suffix_norm(buffer[: starts[rank + 1] - starts[rank]], postings[starts[rank] : starts[rank + 1]])
 
 
 @numba.njit(nogil=True, cache=True)
 def _fill_list(
-    rows: Int32Array,
-    weights: Float32Array,
+    of_column: AnyArray,
+    weight_of: Float32Array,
     largest: np.float32,
     norm: float,
     squares: AnyArray,
@@ -233,9 +245,9 @@ def _fill_list(
 ) -> None:
     """Write the postings of one column in order of groups into `buffer`, and its part of every record."""
     scale = _LEVELS / np.float64(largest)
-    number, last, record, heaviest, longest = -1, -1, 0, 0.0, 0.0
-    for place in range(rows.size):
-        row, weight = rows[place], np.float64(weights[place])
+    number, last, record, heaviest, longest = -1, np.int64(-1), 0, 0.0, 0.0
+    for entry in of_column:
+        row, weight = np.int64(entry >> _CODE_BITS), np.float64(weight_of[entry & _CODE_MASK])
         group = row // GROUP_ROWS
         squares[row] += weight * weight
         level = np.ceil(weight * scale)
