@@ -33,7 +33,8 @@ def main() -> None:
     with TerminalReporter() as reporter:
         run_workflow(Workflow(inputs=[str(LIST)], out=RUN), reporter, overwrite=True)
     reporter.summarize()
-    print_table(open_run(RUN).top(15)[["novelty", "count", "url", "nearest_url"]])
+    columns = open_run(RUN).top_columns(15)
+    print_table({name: columns[name] for name in ("novelty", "count", "url", "nearest_url")})
     sys.stderr.write(
         f"\nThese {len(open_run(RUN)):,} URLs stand in {PACKAGES.name}; the table shows the least like any other.\n"
         f"Try next, with .venv/bin on your PATH or before the command:\n"
