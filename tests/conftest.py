@@ -10,8 +10,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from helpers import ROOT, Cli, command, some_urls
+from hypothesis import settings
 
 from noveltyflow.cli import cli as commands
+
+# No example fails for the time it took: other processes may have held it up.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
