@@ -28,7 +28,9 @@ lint: install
 types: install
 	$(BIN)/mypy
 
+# The plan compiles the kernels once; else each process of the tests that comes to them first would, all at a time.
 unit: install .venv/.bench
+	$(BIN)/noveltyflow plan README.md > /dev/null
 	$(BIN)/python -m pytest -n 2 --dist worksteal
 
 # Takes some hours, and means something only where nothing else runs; progress is on standard error.

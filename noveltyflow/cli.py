@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 INTERRUPTED = 130
 _SCORES = click.Choice(["nearest", "kth", "mean", "median"])
+_SHOWN = ("novelty", "percentile", "count", "url", "nearest_url")
+"""What `top` prints of a row in a terminal."""
 
 log = logging.getLogger(__package__)
 
@@ -86,10 +88,11 @@ def run(
     """
     interrupts = Interrupts()
     try:
+        # Before the imports: what is wrong with it is said at once.
+        workflow = _workflow(inputs, out, options)
         from noveltyflow.runtime.submit import run_workflow
         from noveltyflow.terminal import TerminalReporter
 
-        workflow = _workflow(inputs, out, options)
         with TerminalReporter(quiet=quiet, pulse=interrupts.raise_lost) as reporter:
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
@@ -151,10 +154,11 @@ def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **o
 
     A sample of the input is read and computed; nothing is stored. Exit status 2 when it does not fit.
     """
+    workflow = _workflow(inputs, out, options)
     from noveltyflow.runtime.submit import plan_workflow
     from noveltyflow.terminal import print_forecast
 
-    found = plan_workflow(_workflow(inputs, out, options), rows)
+    found = plan_workflow(workflow, rows)
     if as_json:
         _echo_json(dataclasses.asdict(found))
     else:
@@ -192,14 +196,16 @@ def _echo_json(value: Any) -> None:
 @_for_readers
 def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
     """Print the most novel URLs of RUN, most novel first."""
-    frame = _open(path).top(number, score)
+    run = _open(path)
     if form == "table":
         from noveltyflow.terminal import print_table
 
-        print_table(frame[["novelty", "percentile", "count", "url", "nearest_url"]])
+        columns = run.top_columns(number, score)
+        print_table({name: columns[name] for name in _SHOWN})
         return
     from noveltyflow.export import table_to_csv, table_to_jsonl
 
+    frame = run.top(number, score)
     if form == "csv":
         table_to_csv(frame, sys.stdout, defuse=defuse)
     else:
@@ -216,10 +222,10 @@ def neighbors(path: str, url: str) -> None:
     from noveltyflow.terminal import print_table
 
     try:
-        frame = _open(path).neighbors(url)
+        columns = _open(path).neighbors_columns(url)
     except KeyError as error:
         raise click.BadParameter(str(error.args[0]), param_hint="URL") from error
-    print_table(frame[["similarity", "row", "url"]])
+    print_table({name: columns[name] for name in ("similarity", "row", "url")})
 
 
 @cli.command()

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import dask
-import dask.array as da
-import dask.dataframe as dd
 import numpy as np
-import pandas as pd
-import scipy.sparse as sp
 
 from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import StoreError
@@ -27,6 +23,14 @@ from noveltyflow.store.profile import read_peaks
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
 
+if TYPE_CHECKING:
+    import dask.array as da
+    import dask.dataframe as dd
+    import pandas as pd
+    import scipy.sparse as sp
+
+Columns: TypeAlias = dict[str, Any]
+"""Arrays and lists of one length by name: a table before pandas, which takes longer to import than to answer."""
 DEFAULT_SCORE = "nearest"
 EXPORT_COLUMNS = (
     "row",
@@ -96,6 +100,8 @@ class Run:
         return self._lazy("neighbors/indices")
 
     def _lazy(self, name: str) -> da.Array:
+        import dask.array as da
+
         array = self.store.array(name)
         stored = _Stored(self.store, name, array.shape, array.dtype)
         return da.from_array(
@@ -118,22 +124,26 @@ class Run:
     def percentiles(self, score: str = DEFAULT_SCORE) -> da.Array:
         """Percentile rank of every row's novelty among all rows, float32 in [0, 100], shape (n_rows,), lazily."""
         scores = self.scores(score)
-        ranks = self._ranks(score)
+        ranks = _ranks(scores.to_delayed())
         return scores.map_blocks(percentile.percentile, ranks, dtype=np.float32, meta=np.empty(0, np.float32))
 
-    def _ranks(self, score: str) -> Any:
-        parts = [dask.delayed(percentile.chunk)(block) for block in self.scores(score).to_delayed()]
-        while len(parts) > 1:
-            parts = [dask.delayed(percentile.combine)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
-        return dask.delayed(percentile.finalize)(parts[0])
+    def _delayed_scores(self, score: str) -> list[Any]:
+        """The blocks of `scores`, without an array around them."""
+        import dask
+
+        _require_score(score)
+        part = dask.delayed(_score_of, pure=False)
+        return [part(self.store, block, score) for block in self.blocks]
 
     def frame(self, score: str = DEFAULT_SCORE) -> dd.DataFrame:
         """Every row with its novelty, as a lazy frame in row order; columns as in an export.
 
         A run whose input has times has the column `first_time` (UTC) besides.
         """
-        _require_score(score)
-        ranks = self._ranks(score)
+        import dask
+        import dask.dataframe as dd
+
+        ranks = _ranks(self._delayed_scores(score))
         part = dask.delayed(_frame_block, pure=False)
         parts = [part(self.store, block, score, ranks) for block in self.blocks]
         borders = [block.start for block in self.blocks] + [self.n_rows - 1]
@@ -141,8 +151,7 @@ class Run:
 
     def iter_frames(self, score: str = DEFAULT_SCORE) -> Iterator[pd.DataFrame]:
         """The blocks of `frame`, in row order, one in memory at a time."""
-        _require_score(score)
-        (ranks,) = dask.compute(self._ranks(score))
+        (ranks,) = _computed(_ranks(self._delayed_scores(score)))
         for block in self.blocks:
             yield _frame_block(self.store, block, score, ranks)
 
@@ -152,6 +161,8 @@ class Run:
         return tuple(self.store.read(f"neighbors/{name}", rows) for name in ("indices", "similarities"))  # type: ignore[return-value]
 
     def _frame_meta(self) -> pd.DataFrame:
+        import pandas as pd
+
         text, whole, real = (
             pd.Series([], dtype="str"),
             pd.Series([], dtype="int64"),
@@ -170,14 +181,20 @@ class Run:
 
     def top(self, n: int = 20, score: str = DEFAULT_SCORE) -> pd.DataFrame:
         """The `n` most novel rows, most novel first, ties in row order; columns as in an export."""
+        return _frame(self.top_columns(n, score)).reset_index(drop=True)
+
+    def top_columns(self, n: int = 20, score: str = DEFAULT_SCORE) -> Columns:
+        """The columns of `top`, without a frame around them."""
+        import dask
+
+        scores = self._delayed_scores(score)
         parts = [
             dask.delayed(_top_block)(values, block.start, n)
-            for values, block in zip(self.scores(score).to_delayed(), self.blocks, strict=True)
+            for values, block in zip(scores, self.blocks, strict=True)
         ]
         best = dask.delayed(_merge_top)(parts, n)
-        rows, novelty, ranks = dask.compute(best[0], best[1], self._ranks(score))
-        frame = _rows_frame(self.store, rows, novelty, percentile.percentile(novelty, ranks))
-        return frame.reset_index(drop=True)
+        rows, novelty, ranks = _computed(best[0], best[1], _ranks(scores))
+        return _rows_columns(self.store, rows, novelty, percentile.percentile(novelty, ranks))
 
     def find(self, url: str) -> int:
         """Row number of a URL, made canonical first; a binary search over the blocks.
@@ -215,16 +232,24 @@ class Run:
         KeyError
             When the run has no such row.
         """
+        import pandas as pd
+
+        return pd.DataFrame(self.neighbors_columns(url))
+
+    def neighbors_columns(self, url: str) -> Columns:
+        """The columns of `neighbors`, without a frame around them."""
         row = self.find(url)
         indices = np.asarray(self.store.array("neighbors/indices")[row])
         similarities = np.asarray(self.store.array("neighbors/similarities")[row])
         filled = indices != NO_NEIGHBOR
         urls = _urls_of(self.store, indices[filled])
-        return pd.DataFrame({"row": indices[filled], "url": urls, "similarity": similarities[filled]})
+        return {"row": indices[filled], "url": urls, "similarity": similarities[filled]}
 
     def kneighbors_graph(self) -> sp.csr_matrix:
         """The whole neighbour graph, float32 CSR of shape (n_rows, n_rows), in memory."""
-        indices, similarities = dask.compute(self.indices, self.similarities)
+        import scipy.sparse as sp
+
+        indices, similarities = _computed(self.indices, self.similarities)
         filled = indices != NO_NEIGHBOR
         indptr = np.concatenate([[0], np.cumsum(filled.sum(axis=1))])
         graph = sp.csr_matrix(
@@ -235,6 +260,8 @@ class Run:
 
     def rejects(self) -> dd.DataFrame:
         """Every rejected line, lazily; columns `source`, `line` (from 1), `reason`, `text`."""
+        import dask.dataframe as dd
+
         from noveltyflow.store.rejects import COLUMNS
 
         arrays = [self._lazy(f"rejects/{name}") for name in COLUMNS]
@@ -290,6 +317,25 @@ def _require_score(score: str) -> None:
         raise StoreError(f"unknown score {score!r}; choose one of: {', '.join(SCORES)}")
 
 
+def _computed(*values: Any) -> Any:
+    """As `dask.compute`, which imports distributed to look for a client: where nobody has, there is none."""
+    import dask
+    from dask.threaded import get
+
+    alone = "distributed" not in sys.modules and dask.config.get("scheduler", None) is None
+    return dask.compute(*values, scheduler=get if alone else None)
+
+
+def _ranks(scores: Any) -> Any:
+    """Percentile ranks of all novelties, from delayed blocks of them."""
+    import dask
+
+    parts = [dask.delayed(percentile.chunk)(block) for block in scores]
+    while len(parts) > 1:
+        parts = [dask.delayed(percentile.combine)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
+    return dask.delayed(percentile.finalize)(parts[0])
+
+
 def _urls_mark(store: RunStore) -> str:
     return str(store.figures("urls")["fingerprint"])
 
@@ -313,13 +359,17 @@ def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
 def _frame_block(store: RunStore, block: Block, score: str, ranks: Float64Array) -> pd.DataFrame:
     rows = np.arange(block.start, block.stop)
     novelty = score_block(_take(store, "neighbors/similarities", rows), score)
-    return _rows_frame(store, rows, novelty, percentile.percentile(novelty, ranks))
+    return _frame(_rows_columns(store, rows, novelty, percentile.percentile(novelty, ranks)))
 
 
-def _rows_frame(
+def _score_of(store: RunStore, block: Block, score: str) -> Float32Array:
+    return score_block(store.read("neighbors/similarities", slice(block.start, block.stop)), score)
+
+
+def _rows_columns(
     store: RunStore, rows: Int64Array, novelty: Float32Array, percentiles: Float32Array
-) -> pd.DataFrame:
-    """The columns of an export for some rows, indexed by row."""
+) -> Columns:
+    """The columns of an export for some rows; `first_time`, where there is one, in µs since 1970."""
     columns = {
         "row": rows,
         "url": _urls_of(store, rows),
@@ -331,8 +381,17 @@ def _rows_frame(
         "nearest_url": _urls_of(store, _take(store, "neighbors/indices", rows)[:, 0]),
     }
     if "rows/first_time" in store.root:
-        columns["first_time"] = pd.to_datetime(_take(store, "rows/first_time", rows), unit="us", utc=True)
-    frame = pd.DataFrame(columns, index=rows)
+        columns["first_time"] = _take(store, "rows/first_time", rows)
+    return columns
+
+
+def _frame(columns: Columns) -> pd.DataFrame:
+    """The columns of an export as a frame, indexed by row."""
+    import pandas as pd
+
+    if "first_time" in columns:
+        columns = {**columns, "first_time": pd.to_datetime(columns["first_time"], unit="us", utc=True)}
+    frame = pd.DataFrame(columns, index=columns["row"])
     return frame.astype({"url": "str", "nearest_url": "str"})
 
 

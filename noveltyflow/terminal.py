@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
+from numbers import Integral, Real
 from typing import Any
 
-import pandas as pd
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Column, Table
@@ -114,22 +114,20 @@ class _Output(Console):
         raise BrokenPipeError
 
 
-def print_table(frame: pd.DataFrame) -> None:
-    """Print a frame on standard output; columns are as wide as they need where that is no terminal."""
+def print_table(columns: Mapping[str, Sequence[Any]]) -> None:
+    """Print columns on standard output, as wide as they need where that is no terminal; None is an empty cell."""
     console = _Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for name in frame.columns:
-        number = pd.api.types.is_numeric_dtype(frame[name])
+    for name, values in columns.items():
+        number = all(isinstance(value, Real) for value in values)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
-    for record in frame.itertuples(index=False):
-        table.add_row(*(Text(_cell(value)) for value in record))
+    for row in zip(*columns.values(), strict=True):
+        table.add_row(*(Text(_cell(value)) for value in row))
     console.print(table)
 
 
 def print_forecast(forecast: dict[str, Any]) -> None:
     """Print what a run will take, as `noveltyflow.runtime.forecast.Forecast` holds it."""
-    tasks = pd.DataFrame(forecast["tasks"])
-    tasks["projected_mem"] = tasks["projected_mem"].map(_bytes)
     sizes = ("reserved_mem", "allowed_mem", "projected_mem", "memory_limit", "disk")
     for name, value in forecast.items():
         if name == "seconds":
@@ -138,19 +136,35 @@ def print_forecast(forecast: dict[str, Any]) -> None:
             sys.stdout.write(f"{'time':>18}  {time_taken}\n")
         elif name != "tasks":
             sys.stdout.write(f"{name:>18}  {_bytes(value) if name in sizes else f'{value:,}'}\n")
-    print_table(tasks)
+    tasks = [{**task, "projected_mem": _bytes(task["projected_mem"])} for task in forecast["tasks"]]
+    print_table(_columns(tasks))
 
 
 def print_peaks(peaks: list[dict[str, Any]]) -> None:
     """Print what processes held at most, as `noveltyflow.store.profile.read_peaks` gives it."""
-    frame = pd.DataFrame(peaks)
-    frame["share"] = [
-        f"{rss / limit:.0%}" if limit else "" for rss, limit in zip(frame.rss, frame.limit, strict=True)
+    columns = _columns(peaks)
+    shares = [
+        f"{rss / limit:.0%}" if limit else ""
+        for rss, limit in zip(columns["rss"], columns["limit"], strict=True)
     ]
-    for name in ("rss", "limit", "managed", "spilled", "host_free"):
-        frame[name] = [_bytes(value) if value else "" for value in frame[name]]
-    columns = ["stage", "process", "rss", "limit", "share", "managed", "spilled", "host_free"]
-    print_table(frame[columns].rename(columns={"rss": "peak"}))
+    sizes = {
+        name: [_bytes(value) if value else "" for value in columns[name]]
+        for name in ("rss", "limit", "managed", "spilled", "host_free")
+    }
+    print_table(
+        {
+            "stage": columns["stage"],
+            "process": columns["process"],
+            "peak": sizes.pop("rss"),
+            "limit": sizes.pop("limit"),
+            "share": shares,
+            **sizes,
+        }
+    )
+
+
+def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    return {name: [row[name] for row in rows] for name in rows[0]}
 
 
 def _bytes(value: int) -> str:
@@ -158,8 +172,8 @@ def _bytes(value: int) -> str:
 
 
 def _cell(value: Any) -> str:
-    if pd.isna(value):
+    if value is None:
         return ""
-    if isinstance(value, float):
+    if isinstance(value, Real) and not isinstance(value, Integral):
         return f"{value:.4f}"
     return printable(str(value))

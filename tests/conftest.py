@@ -1,12 +1,22 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 from helpers import ROOT, Cli, command, some_urls
+from hypothesis import settings
+
+from noveltyflow.cli import cli as commands
+
+# No example fails for the time it took: other processes may have held it up.
+settings.register_profile("untimed", deadline=None)
+settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")
@@ -27,6 +37,22 @@ def cli() -> Cli:
         )
 
     return run
+
+
+@pytest.fixture
+def here(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cli]:
+    """Run the command within this process, which costs no imports; errors of ours are raised as they are."""
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    monkeypatch.setattr("sys.unraisablehook", sys.unraisablehook)
+
+    def run(*args: object) -> subprocess.CompletedProcess[str]:
+        words = [str(arg) for arg in args]
+        done = CliRunner().invoke(commands, words, catch_exceptions=False)
+        return subprocess.CompletedProcess(words, done.exit_code, done.stdout, done.stderr)
+
+    yield run
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")

@@ -140,23 +140,23 @@ def test_rejects_say_where_and_why(run: Run, url_list: Path) -> None:
     assert rejects["text"].tolist() == ["http://", "bad\\x01line", "mailto:someone@site.example"] * 2
 
 
-def test_info_accounts_for_every_line(cli: Cli, small_run: str, table: pd.DataFrame) -> None:
-    facts = json.loads(cli("info", small_run, "--json").stdout)
+def test_info_accounts_for_every_line(here: Cli, small_run: str, table: pd.DataFrame) -> None:
+    facts = json.loads(here("info", small_run, "--json").stdout)
     assert facts["lines_read"] == 445
     assert facts["lines_blank"] == 4
     assert facts["lines_rejected"] == 6 == sum(facts["reject_reasons"].values())
     assert facts["rows"] == len(table)
     assert facts["urls"] == table["count"].sum()
     assert facts["lines_read"] == facts["lines_blank"] + facts["lines_rejected"] + table["count"].sum()
-    assert "lines_read  445" in cli("info", small_run).stdout
+    assert "lines_read  445" in here("info", small_run).stdout
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet"])
 def test_exported_tables_hold_the_frame(
-    cli: Cli, small_run: str, table: pd.DataFrame, suffix: str, tmp_path: Path
+    here: Cli, small_run: str, table: pd.DataFrame, suffix: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"novelty{suffix}"
-    done = cli("export", small_run, path)
+    done = here("export", small_run, path)
     assert (done.returncode, done.stdout) == (0, "")
     readers: dict[str, Any] = {".jsonl": lambda p: pd.read_json(p, lines=True), ".parquet": pd.read_parquet}
     again = readers.get(suffix, pd.read_csv)(path)
@@ -169,15 +169,15 @@ def test_exported_tables_hold_the_frame(
     assert [entry.name for entry in tmp_path.iterdir()] == [path.name]
 
 
-def test_exported_score_is_the_one_asked_for(cli: Cli, small_run: str, run: Run, tmp_path: Path) -> None:
-    cli("export", small_run, tmp_path / "x.parquet", "--score", "mean")
+def test_exported_score_is_the_one_asked_for(here: Cli, small_run: str, run: Run, tmp_path: Path) -> None:
+    here("export", small_run, tmp_path / "x.parquet", "--score", "mean")
     np.testing.assert_array_equal(
         pd.read_parquet(tmp_path / "x.parquet")["novelty"], run.scores("mean").compute()
     )
 
 
-def test_exported_graph_is_loaded_by_scipy(cli: Cli, small_run: str, run: Run, tmp_path: Path) -> None:
-    assert cli("export", small_run, tmp_path / "graph.npz").returncode == 0
+def test_exported_graph_is_loaded_by_scipy(here: Cli, small_run: str, run: Run, tmp_path: Path) -> None:
+    assert here("export", small_run, tmp_path / "graph.npz").returncode == 0
     graph = sp.load_npz(tmp_path / "graph.npz")
     assert (graph != run.kneighbors_graph()).nnz == 0
     assert graph.has_sorted_indices
@@ -218,11 +218,11 @@ def test_top_prints_data_on_stdout_only(cli: Cli, small_run: str, run: Run) -> N
     assert all(url in shown for url in top["url"])
 
 
-def test_neighbors_prints_the_nearest(cli: Cli, small_run: str, run: Run, table: pd.DataFrame) -> None:
-    done = cli("neighbors", small_run, table["url"][0])
+def test_neighbors_prints_the_nearest(here: Cli, small_run: str, run: Run, table: pd.DataFrame) -> None:
+    done = here("neighbors", small_run, table["url"][0])
     assert done.returncode == 0
     assert run.neighbors(table["url"][0])["url"][0] in done.stdout
-    assert cli("neighbors", small_run, "http://not.there/").returncode == 2
+    assert here("neighbors", small_run, "http://not.there/").returncode == 2
 
 
 def test_quiet_is_quiet_and_json_is_json(cli: Cli, small_run: str, url_list: Path) -> None:

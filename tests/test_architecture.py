@@ -1,4 +1,4 @@
-"""The import rule, and that importing the package is cheap."""
+"""The import rule, and that nothing imports more than it needs."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from helpers import ROOT
+
+from noveltyflow import open_run
 
 PACKAGE = ROOT / "noveltyflow"
 LAYERS = [
@@ -32,6 +35,8 @@ SAME_LEVEL_ALLOWED = {
 }
 FREE = {"testing", "__init__"}
 HEAVY = {"dask", "distributed", "numba", "cupy", "bokeh", "zarr", "pandas", "sklearn", "scipy", "numpy"}
+# What answering needs, and what Zarr imports wherever it is installed.
+FOR_ANSWERS = {"dask", "zarr", "numpy", "cupy"}
 
 
 def modules() -> Iterator[tuple[str, str, ast.Module]]:
@@ -78,9 +83,50 @@ def test_only_runtime_and_above_import_dask() -> None:
 
 @pytest.mark.parametrize("statement", ["import noveltyflow", "import noveltyflow.cli"])
 def test_import_is_cheap(statement: str) -> None:
-    code = f"{statement}, sys, json; print(json.dumps(sorted(sys.modules)))"
-    loaded = json.loads(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout)
-    assert HEAVY & {name.split(".")[0] for name in loaded} == set()
+    assert HEAVY & packages(loaded_by(statement)) == set()
+
+
+def loaded_by(statement: str, *args: str) -> set[str]:
+    """Names of the modules that a process holds in the end, also where the statement raises."""
+    code = f"""
+import json, sys
+try:
+    {statement}
+finally:
+    print()
+    print(json.dumps(sorted(sys.modules)))
+"""
+    done = subprocess.run([sys.executable, "-c", code, *args], capture_output=True, check=False)
+    return set(json.loads(done.stdout.splitlines()[-1]))
+
+
+def packages(modules: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in modules}
+
+
+COMMAND = "from noveltyflow.cli import cli; cli.main(standalone_mode=False)"
+
+
+@pytest.mark.parametrize(
+    "args", [["--version"], ["run", "--help"], ["run", "urls.txt"], ["top", "--score", "x"]]
+)
+def test_help_and_mistakes_in_options_are_cheap(args: list[str]) -> None:
+    assert HEAVY & packages(loaded_by(COMMAND, *args)) == set()
+
+
+def test_an_input_that_is_not_there_is_refused_without_dask(tmp_path: Path) -> None:
+    loaded = loaded_by(COMMAND, "run", str(tmp_path / "none.txt"), "--out", str(tmp_path / "run.zarr"))
+    assert "noveltyflow.runtime.submit" in loaded
+    assert HEAVY & packages(loaded) <= FOR_ANSWERS - {"dask"}
+
+
+@pytest.mark.parametrize("command", ["info", "top", "neighbors"])
+def test_a_question_loads_no_more_than_answers_it(small_run: str, command: str) -> None:
+    url = [str(open_run(small_run).top_columns(1)["url"][0])] if command == "neighbors" else []
+    loaded = loaded_by(COMMAND, command, small_run, *url)
+    assert "noveltyflow.run" in loaded
+    assert HEAVY & packages(loaded) <= FOR_ANSWERS
+    assert {"dask.array", "dask.dataframe", "pyarrow"} & loaded == set()
 
 
 def test_public_names_exist() -> None:

@@ -1,4 +1,7 @@
-"""Score the URLs that stand in the files of the installed Python packages; `make demo` runs this."""
+"""Score the URLs that stand in the files of the installed Python packages; `make demo` runs this.
+
+Another folder may be given.
+"""
 
 from __future__ import annotations
 
@@ -19,23 +22,24 @@ STOP = re.compile(rb"[\"'<>(){}\[\]`|\\^,]")
 LIST, RUN = Path("demo_urls.txt"), "demo.zarr"
 
 
-def urls() -> Iterator[bytes]:
+def urls(folder: Path) -> Iterator[bytes]:
     """Every URL of every text file, as often as it stands there."""
-    for path in sorted(PACKAGES.rglob("*")):
+    for path in sorted(folder.rglob("*")):
         if path.suffix in SUFFIXES and path.is_file():
             for found in URL.findall(path.read_bytes()):
                 yield STOP.split(found, maxsplit=1)[0].rstrip(b".:;")
 
 
-def main() -> None:
+def main(folder: Path = PACKAGES) -> None:
     """Collect, score, and show the most novel ones."""
-    LIST.write_bytes(b"".join(url + b"\n" for url in urls()))
+    LIST.write_bytes(b"".join(url + b"\n" for url in urls(folder)))
     with TerminalReporter() as reporter:
         run_workflow(Workflow(inputs=[str(LIST)], out=RUN), reporter, overwrite=True)
     reporter.summarize()
-    print_table(open_run(RUN).top(15)[["novelty", "count", "url", "nearest_url"]])
+    columns = open_run(RUN).top_columns(15)
+    print_table({name: columns[name] for name in ("novelty", "count", "url", "nearest_url")})
     sys.stderr.write(
-        f"\nThese {len(open_run(RUN)):,} URLs stand in {PACKAGES.name}; the table shows the least like any other.\n"
+        f"\nThese {len(open_run(RUN)):,} URLs stand in {folder.name}; the table shows the least like any other.\n"
         f"Try next, with .venv/bin on your PATH or before the command:\n"
         f"  noveltyflow top {RUN} --score kth\n"
         f"  noveltyflow neighbors {RUN} https://numpy.org/\n"
@@ -44,4 +48,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(Path, sys.argv[1:]))

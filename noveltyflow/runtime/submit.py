@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-
-import dask
+from typing import TYPE_CHECKING
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.runtime.forecast import Forecast, forecast, require_fit
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
-from noveltyflow.runtime.repair import repair_run
 from noveltyflow.store import STAGES
 from noveltyflow.store.lock import locked
 from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
+
+if TYPE_CHECKING:
+    from noveltyflow.runtime.forecast import Forecast
 
 log = logging.getLogger(__name__)
 
@@ -67,11 +67,13 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
     NoveltyflowError
         `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
     """
-    _quiet_dask()
-    from noveltyflow.runtime.cluster import capacity_of, choose_backends, connect, local_capacity
-
     cluster = workflow.cluster
     shards = plan_shards(workflow.inputs, workflow.input)
+    _quiet_dask()
+    # Imported late, so that inputs are refused without waiting for dask and numba.
+    from noveltyflow.runtime.cluster import capacity_of, choose_backends, connect, local_capacity
+    from noveltyflow.runtime.forecast import forecast, require_fit
+
     if cluster.scheduler is None:
         capacity = local_capacity(cluster)
     else:
@@ -87,6 +89,8 @@ def _quiet_dask() -> None:
 
     Every failure also ends in an error of ours, which says what to do, and workers that end log what no one needs.
     """
+    import dask
+
     level = "info" if log.isEnabledFor(logging.DEBUG) else "critical"
     dask.config.set(logging={"distributed": level, "distributed.client": level})
 
@@ -98,10 +102,12 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
         plan.store.scratch.remove()
         return
     _quiet_dask()
-    # Imported late, so that a plan is made, or refused, without waiting for dask.
+    # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
     from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
+    from noveltyflow.runtime.forecast import forecast, require_fit
     from noveltyflow.runtime.profile import MemoryProfile
+    from noveltyflow.runtime.repair import repair_run
 
     with ExitStack() as stack:
         client = stack.enter_context(connect(cluster))

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-import scipy.sparse as sp
 
 from noveltyflow.similarity.tiles import Block, split_rows
 from noveltyflow.similarity.topk import NO_NEIGHBOR, TopK
@@ -56,6 +55,8 @@ def write_csr(store: RunStore, block: int, matrix: CsrMatrix) -> None:
 
 def read_csr(store: RunStore, block: int) -> CsrMatrix:
     """Load a CSR block of term counts."""
+    import scipy.sparse as sp
+
     name = f"features/{block:06d}"
     shape: Any = store.root[name].attrs["shape"]
     parts = (store.read(f"{name}/{part}") for part in ("data", "indices", "indptr"))

@@ -6,13 +6,14 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import fsspec
-import pyarrow as pa
-import pyarrow.feather as feather
 
 from noveltyflow.store.durable import PARTIAL, inside, retried, write_durably
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True)
@@ -75,12 +76,16 @@ class Scratch:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write an Arrow table as one LZ4 Feather file."""
+        from pyarrow import feather
+
         sink = io.BytesIO()
         feather.write_feather(table, sink, compression="lz4")
         self.write(name, sink.getbuffer())
 
     def read_table(self, name: str) -> pa.Table:
         """Read a table written by `write_table`; memory-mapped where the file is local."""
+        from pyarrow import feather
+
         if self._is_local:
             return feather.read_table(self._target(name), memory_map=True)
         data = self.read(name)

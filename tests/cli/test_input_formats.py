@@ -1,4 +1,4 @@
-"""Every input format, through the real command and a real cluster, gives the same run."""
+"""Every input format, through the command and a real cluster, gives the same run."""
 
 from __future__ import annotations
 
@@ -87,18 +87,18 @@ def expected(cli: Cli, scheduler: str, tmp_path_factory: pytest.TempPathFactory)
     return str(folder / "run.zarr")
 
 
-def run(cli: Cli, scheduler: str, *args: object, out: Path, stdin: bytes | None = None) -> None:
-    done = cli("run", *args, "--out", out, "--scheduler", scheduler, "--quiet", stdin=stdin)
+def run(cli: Cli, scheduler: str, *args: object, out: Path, **more: object) -> None:
+    done = cli("run", *args, "--out", out, "--scheduler", scheduler, "--quiet", **more)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @pytest.mark.parametrize(("suffix", "compression"), CASES)
 def test_format(
-    suffix: str, compression: str, cli: Cli, scheduler: str, expected: str, tmp_path: Path
+    suffix: str, compression: str, here: Cli, scheduler: str, expected: str, tmp_path: Path
 ) -> None:
     path = tmp_path / f"urls{suffix}{compression}"
     path.write_bytes(COMPRESS[compression](content(suffix)))
-    run(cli, scheduler, path, *OPTIONS[suffix], out=tmp_path / "run.zarr")
+    run(here, scheduler, path, *OPTIONS[suffix], out=tmp_path / "run.zarr")
     ignore = ("rejects/source", *([] if suffix == ".txt" else ["rejects/line"]))
     assert_same_content(str(tmp_path / "run.zarr"), expected, ignore=ignore)
 
@@ -113,17 +113,17 @@ def test_standard_input(cli: Cli, scheduler: str, expected: str, tmp_path: Path)
 
 @pytest.mark.parametrize("given", ["*.txt*", ""])
 def test_glob_and_directory_are_read_in_name_order(
-    given: str, cli: Cli, scheduler: str, expected: str, tmp_path: Path
+    given: str, here: Cli, scheduler: str, expected: str, tmp_path: Path
 ) -> None:
     (tmp_path / "in").mkdir()
     for number, start in enumerate(range(0, len(URLS), 50)):
         part = "\n".join(URLS[start : start + 50]).encode() + b"\n"
         (tmp_path / "in" / f"{number}.txt.gz").write_bytes(gzip.compress(part))
-    run(cli, scheduler, tmp_path / "in" / given, out=tmp_path / "run.zarr")
+    run(here, scheduler, tmp_path / "in" / given, out=tmp_path / "run.zarr")
     assert_same_content(str(tmp_path / "run.zarr"), expected, ignore=("rejects/source", "rejects/line"))
 
 
-def test_times_are_kept_and_bad_ones_are_rejects(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+def test_times_are_kept_and_bad_ones_are_rejects(here: Cli, scheduler: str, tmp_path: Path) -> None:
     from noveltyflow import open_run
 
     rows = [
@@ -133,7 +133,7 @@ def test_times_are_kept_and_bad_ones_are_rejects(cli: Cli, scheduler: str, tmp_p
         "http://b.example/,soon",
     ]
     (tmp_path / "urls.csv").write_text("\n".join([*rows, "http://c.example/,2026-01-02T03:04:05+02:00"]))
-    run(cli, scheduler, tmp_path / "urls.csv", "--time-column", "at", out=tmp_path / "run.zarr")
+    run(here, scheduler, tmp_path / "urls.csv", "--time-column", "at", out=tmp_path / "run.zarr")
     opened = open_run(str(tmp_path / "run.zarr"))
     frame = opened.frame().compute().set_index("url")
     assert frame.loc["http://a.example/", "first_time"] == pd.Timestamp("1970-01-01T00:00:01Z")

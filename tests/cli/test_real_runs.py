@@ -56,12 +56,12 @@ def records(request: pytest.FixtureRequest, data: Path, tmp_path: Path) -> tuple
 
 
 def test_a_real_list_is_accounted_for_and_answered_exactly(
-    records: tuple[Path, list[dict[str, str]]], cli: Cli, scheduler: str, tmp_path: Path
+    records: tuple[Path, list[dict[str, str]]], here: Cli, scheduler: str, tmp_path: Path
 ) -> None:
     path, given = records
     timed = "timestamp" in given[0]
     options = ["--time-column", "timestamp"] if timed else []
-    done = cli("run", path, "--out", tmp_path / "run.zarr", "--scheduler", scheduler, "--quiet", *options)
+    done = here("run", path, "--out", tmp_path / "run.zarr", "--scheduler", scheduler, "--quiet", *options)
     assert (done.returncode, done.stderr) == (0, "")
     run = open_run(str(tmp_path / "run.zarr"))
     for name in ("table.parquet", "graph.npz"):

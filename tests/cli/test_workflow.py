@@ -48,13 +48,13 @@ def test_the_committed_file_runs_as_it_stands(
     assert (tmp_path / "urls.zarr/zarr.json").is_file()
 
 
-def test_options_complete_and_override_a_file(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+def test_options_complete_and_override_a_file(here: Cli, scheduler: str, tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(30)))
     path = write(
         tmp_path, f"inputs: [{tmp_path}/urls.txt]\nneighbors: {{n_neighbors: 7}}\ncluster:\n  # all\n"
     )
     out = tmp_path / "run.zarr"
-    done = cli(
+    done = here(
         "run", path, "--out", out, "--n-neighbors", 3, "--fold-www", "--scheduler", scheduler, "--json"
     )
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""What `cluster/scheduler` and `cluster/worker` start, seen from a client."""
+"""What `cluster/scheduler` and `cluster/worker` start, seen from a client and by a run."""
 
 from __future__ import annotations
 
@@ -16,12 +16,14 @@ import psutil
 import pytest
 import yaml
 from dask.utils import parse_bytes
-from deploy.hand_cluster import ROOT, hand_cluster
+from deploy.hand_cluster import ROOT, hand_cluster, started
 from distributed import Client
 from helpers import Cli
 
 from noveltyflow.config import ClusterSettings
+from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, choose_backends, connect
+from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
@@ -100,7 +102,18 @@ def test_the_health_check_of_the_compose_file_tells_a_scheduler_from_none(client
         assert (result.returncode == 0) is healthy, result.stderr
 
 
-def test_a_run_equals_one_of_the_embedded_cluster(
+def test_a_killed_worker_comes_back_with_its_resource(client: Client) -> None:
+    before = set(client.run(os.getpid).values())
+    os.kill(min(before), signal.SIGKILL)
+    deadline = time.monotonic() + 60
+    while len(after := set(client.run(os.getpid, on_error="ignore").values())) < 2 or after == before:
+        assert time.monotonic() < deadline, "the worker did not come back"
+        time.sleep(0.2)
+    assert len(after & before) == 1
+    assert [worker["resources"] for worker in workers_of(client).values()] == [{CPU_RESOURCE: 1.0}] * 2
+
+
+def test_same_content_as_embedded(
     cli: Cli,
     cluster_by_hand: str,
     url_list: Path,
@@ -112,18 +125,46 @@ def test_a_run_equals_one_of_the_embedded_cluster(
     options = ["--scheduler", cluster_by_hand, "--block-rows", 150]
     done = cli("run", url_list, "--out", "here.zarr", *options, PYTHONPATH=str(ROOT))
     assert done.returncode == 0, done.stderr
+    assert "http://127.0.0.1:" in done.stderr
     assert_same_content(str(tmp_path / "here.zarr"), small_run)
 
 
-def test_a_killed_worker_comes_back_with_its_resource(client: Client) -> None:
-    before = set(client.run(os.getpid).values())
-    os.kill(min(before), signal.SIGKILL)
-    deadline = time.monotonic() + 60
-    while len(after := set(client.run(os.getpid, on_error="ignore").values())) < 2 or after == before:
-        assert time.monotonic() < deadline, "the worker did not come back"
-        time.sleep(0.2)
-    assert len(after & before) == 1
-    assert [worker["resources"] for worker in workers_of(client).values()] == [{CPU_RESOURCE: 1.0}] * 2
+def test_a_worker_with_another_release_is_refused(
+    cli: Cli, cluster_by_hand: str, url_list: Path, tmp_path: Path
+) -> None:
+    about = tmp_path / "other/noveltyflow-0.0.1.dist-info"
+    about.mkdir(parents=True)
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: noveltyflow\nVersion: 0.0.1\n")
+    options = ["--nworkers", "1", "--memory-limit", "700MiB", "--local-directory", str(tmp_path)]
+    path = f"{about.parent}:{ROOT}"
+    with started("worker", cluster_by_hand, *options, log=tmp_path / "worker.log", PYTHONPATH=path):
+        with Client(cluster_by_hand) as client:
+            client.wait_for_workers(3, timeout=60)
+        done = cli("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", cluster_by_hand)
+    assert done.returncode == 2
+    assert "noveltyflow 0.0.1, this command" in done.stderr
+    assert done.stderr.count("worker tcp://") == 1
+    assert not (tmp_path / "run.zarr").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "version", "told"),
+    [
+        ("python", "3.9.1.final.0", "python 3.9"),
+        ("dask", "2020.1", "dask 2020.1"),
+        ("noveltyflow", None, "(none)"),
+    ],
+)
+def test_a_scheduler_of_other_versions_is_refused(
+    cluster_by_hand: str, name: str, version: str | None, told: str
+) -> None:
+    with Client(cluster_by_hand) as client:
+        found = client.get_versions(packages=OWN_PACKAGES)
+    require_same_versions(found)
+    found["scheduler"]["packages"][name] = version
+    with pytest.raises(ResourceError, match="the scheduler has") as caught:
+        require_same_versions(found)
+    assert told in str(caught.value)
 
 
 def failing_visitor(folder: Path, seen: list[psutil.Process]) -> None:
