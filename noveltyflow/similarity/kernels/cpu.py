@@ -95,11 +95,9 @@ class CpuKernel:
 
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
-        longest_record = min(candidates.nonzeros, candidates.features)
         scratch = max(
-            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1, longest_record)
-            + 13 * self.slab_rows,
-            batch_bytes(min(max(queries.longest_row, candidates.longest_row), LONGEST_ROW)),
+            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1) + 13 * self.slab_rows,
+            batch_bytes(min(queries.longest_row, LONGEST_ROW)),
         )
         return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 8) * queries.rows
 

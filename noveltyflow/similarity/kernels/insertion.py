@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.types import Float32Array, Int64Array
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def insert_neighbor(
     similarities: Float32Array, neighbors: Int64Array, similarity: np.float32, row: int
 ) -> None:
@@ -25,7 +25,7 @@ def insert_neighbor(
     neighbors[slot] = row
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _before(similarity: np.float32, row: int, other_similarity: np.float32, other_row: int) -> bool:
     """Whether a neighbour stands before another one, or an empty slot, in the order of `TopK`."""
     if similarity != other_similarity:

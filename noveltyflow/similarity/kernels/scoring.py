@@ -7,14 +7,22 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.insertion import insert_neighbor
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
-PLACES = 1 << 13
-"""Slots of the table in which a query's columns are found; it fits a core's first-level cache."""
+PLACES = 1 << 14
+"""Slots of the table in which a query's columns are found; it fits a core's second-level cache."""
 MUCH_LONGER = 32
 """How many times as long as a query a row is when looking for each column of the query is cheaper."""
-_CROWDED = PLACES // 4
+_CROWDED = PLACES // 8
+_NO_COLUMN = np.int32(-1)
+_DOUBT = _CROWDED * 2.0**-51
+"""How far, relatively, sums of up to `_CROWDED` products can lie apart in two orders, if none is negative.
+
+A product of two float32 is exact in float64, and each of m additions is off by at most 2**-53 of the sum: two
+orders differ by at most m * 2**-52 of it, and as much again covers the rounding of the interval's ends.
+"""
 SINGLE = 1.0 - 2.0**-22
 """Factor that makes a stored similarity, rounded to float32 from float64, a lower bound of the real one."""
 
@@ -37,68 +45,93 @@ class Query(NamedTuple):
     neighbors: Int64Array
 
 
-@numba.njit(nogil=True, cache=True)
-def _slot_of(column: int) -> int:
+@uncounted
+def _slot_of(column: int) -> np.uint64:
     """Place of a column in a table of `PLACES`, by Fibonacci hashing."""
-    return int(((np.uint64(column) * np.uint64(2654435769)) >> np.uint64(19)) & np.uint64(PLACES - 1))
+    return np.uint64(np.uint32(np.uint32(column) * np.uint32(2654435769)) >> np.uint32(18))
 
 
-@numba.njit(nogil=True, cache=True)
-def enter_columns(columns: Int32Array, place_of: Int32Array) -> None:
-    """Write a query's columns into an empty table of `PLACES` slots; where two meet, the last one stays."""
-    if columns.size <= _CROWDED:
-        for place in range(columns.size):
-            place_of[_slot_of(columns[place])] = place
+@uncounted
+def enter_columns(
+    columns: Int32Array, weights: Float32Array, keys: Int32Array, values: Float32Array, left_out: Int32Array
+) -> int:
+    """Write a query into an empty table of `PLACES` slots.
+
+    Where two columns meet, the first one stays, and the place of the other is written into `left_out`; returns how
+    many those are.
+    """
+    if columns.size > _CROWDED:
+        return 0
+    found = 0
+    for place in range(columns.size):
+        slot = _slot_of(columns[place])
+        if keys[slot] == _NO_COLUMN:
+            keys[slot], values[slot] = columns[place], weights[place]
+        else:
+            left_out[found] = place
+            found += 1
+    return found
 
 
-@numba.njit(nogil=True, cache=True)
-def leave_columns(columns: Int32Array, place_of: Int32Array) -> None:
+@uncounted
+def leave_columns(columns: Int32Array, keys: Int32Array) -> None:
     """Make the table empty again."""
     if columns.size <= _CROWDED:
         for column in columns:
-            place_of[_slot_of(column)] = -1
+            keys[_slot_of(column)] = _NO_COLUMN
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def score(
     own_columns: Int32Array,
     own_weights: Float32Array,
     columns: Int32Array,
     weights: Float32Array,
-    place_of: Int32Array,
-    hits: Int32Array,
+    keys: Int32Array,
+    values: Float32Array,
+    left_out: Int32Array,
 ) -> np.float32:
     """Similarity: products summed in float64 in order of columns; minus infinity where none is shared.
 
-    `place_of` is the table in which `own_columns` were entered, `hits` scratch for as many places as the row has
-    columns.
+    No weight is negative. `keys` and `values` are the table into which `own_columns` and `own_weights` were entered,
+    `left_out` the places in them that found no room there.
     """
     if columns.size > MUCH_LONGER * own_columns.size:
         return _score_by_bisection(own_columns, own_weights, columns, weights)
     if own_columns.size > _CROWDED:
         return _score_by_merging(own_columns, own_weights, columns, weights)
-    found = 0
-    for place in range(columns.size):
-        hits[found] = place
-        found += int(place_of[_slot_of(columns[place])] >= 0)
-    total, shared = 0.0, False
-    for hit in range(found):
-        place = hits[hit]
-        own = int(place_of[_slot_of(columns[place])])
-        if own_columns[own] != columns[place]:
-            own = _find(own_columns, columns[place])
-            if own < 0:
-                continue
-        total += np.float64(own_weights[own]) * np.float64(weights[place])
-        shared = True
-    return np.float32(total) if shared else np.float32(-np.inf)
+    total = _sum_in_any_order(columns, weights, keys, values)
+    for own in left_out:
+        place = _find(columns, own_columns[own])
+        if place >= 0:
+            total += np.float64(own_weights[own]) * np.float64(weights[place])
+    if total == 0.0:
+        return np.float32(-np.inf)
+    least, most = np.float32(total * (1.0 - _DOUBT)), np.float32(total * (1.0 + _DOUBT))
+    if least == most:  # and so is every number between them, that sum in order of columns too
+        return least
+    return _score_by_merging(own_columns, own_weights, columns, weights)
 
 
-@numba.njit(nogil=True, cache=True)
+@numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
+def _sum_in_any_order(
+    columns: Int32Array, weights: Float32Array, keys: Int32Array, values: Float32Array
+) -> float:
+    """Sum of the products of weights in columns of the table; vectors of partial sums, where there is a gather."""
+    total = 0.0
+    for place in range(np.uint64(columns.size)):
+        column = columns[place]
+        slot = _slot_of(column)
+        own = values[slot] if keys[slot] == column else np.float32(0.0)
+        total += np.float64(own) * np.float64(weights[place])
+    return total
+
+
+@uncounted
 def _score_by_bisection(
     own_columns: Int32Array, own_weights: Float32Array, columns: Int32Array, weights: Float32Array
 ) -> np.float32:
-    """The same sum, in the same order of columns."""
+    """The sum in order of columns, for a row of many of them."""
     total, shared = 0.0, False
     for own in range(own_columns.size):
         place = _find(columns, own_columns[own])
@@ -108,11 +141,11 @@ def _score_by_bisection(
     return np.float32(total) if shared else np.float32(-np.inf)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _score_by_merging(
     own_columns: Int32Array, own_weights: Float32Array, columns: Int32Array, weights: Float32Array
 ) -> np.float32:
-    """The same sum again, for two rows of many columns."""
+    """The same sum again, for any two rows."""
     total, shared, own, place = 0.0, False, 0, 0
     while own < own_columns.size and place < columns.size:
         if own_columns[own] == columns[place]:
@@ -124,7 +157,7 @@ def _score_by_merging(
     return np.float32(total) if shared else np.float32(-np.inf)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _find(columns: Int32Array, column: int) -> int:
     """Place of a column among ascending ones, or -1; numba's `searchsorted` takes time linear in their number."""
     low, high = 0, columns.size
@@ -137,7 +170,7 @@ def _find(columns: Int32Array, column: int) -> int:
     return low if low < columns.size and columns[low] == column else -1
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def insert_members(
     similarity: np.float32,
     row: int,

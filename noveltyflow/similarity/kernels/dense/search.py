@@ -35,8 +35,8 @@ class Batch(NamedTuple):
     `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with which
     a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels; `bounds` uint16
     (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
-    `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `place_of`, `hits` int32: see `scoring.score`; `work`
-    int64 (3,): products, candidates, similarities.
+    `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `keys`, `left_out` int32, `values` float32:
+    see `scoring.score`; `work` int64 (4,): products, candidates, similarities, how many places are left out.
     """
 
     head_columns: AnyArray
@@ -52,20 +52,21 @@ class Batch(NamedTuple):
     some_bounds: AnyArray
     rows: Int32Array
     sorted_rows: Int32Array
-    place_of: Int32Array
-    hits: Int32Array
+    keys: Int32Array
+    values: Float32Array
+    left_out: Int32Array
     work: Int64Array
     width: int
 
 
 def batch_bytes(longest_row: int) -> int:
-    """Bytes of the arrays that `_make_batch` makes, for rows of at most so many columns in block and queries."""
+    """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
     each = 14 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
-    return BATCH_ROWS * each + 8 * SLAB_ROWS + 4 * (PLACES + longest_row) + 1024
+    return BATCH_ROWS * each + 8 * SLAB_ROWS + 8 * PLACES + 4 * longest_row + 1024
 
 
 @numba.njit(nogil=True, cache=True)
-def _make_batch(longest_query: int, longest_row: int) -> Batch:
+def _make_batch(longest_query: int) -> Batch:
     width = longest_query
     return Batch(
         np.zeros(BATCH_ROWS * width, np.uint16),
@@ -82,8 +83,9 @@ def _make_batch(longest_query: int, longest_row: int) -> Batch:
         np.empty(SLAB_ROWS, np.int32),
         np.empty(SLAB_ROWS, np.int32),
         np.full(PLACES, -1, np.int32),
-        np.empty(longest_row + 1, np.int32),
-        np.zeros(3, np.int64),
+        np.empty(PLACES, np.float32),
+        np.empty(longest_query, np.int32),
+        np.zeros(4, np.int64),
         width,
     )
 
@@ -104,12 +106,10 @@ def search_rows(
 
     `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
     """
-    longest_query, longest_row = 0, 0
+    longest_query = 0
     for row in range(indptr.size - 1):
         longest_query = max(longest_query, indptr[row + 1] - indptr[row])
-    for row in range(index.row_starts.size):
-        longest_row = max(longest_row, index.row_ends[row] - index.row_starts[row])
-    batch = _make_batch(longest_query, longest_row)
+    batch = _make_batch(longest_query)
     n_slabs = -(-index.row_starts.size // SLAB_ROWS)
     for start in range(0, indptr.size - 1, BATCH_ROWS):
         stop = min(start + BATCH_ROWS, indptr.size - 1)
@@ -127,7 +127,7 @@ def search_rows(
                 entries = slice(indptr[row], indptr[row + 1])
                 query = Query(columns[entries], weights[entries], own, similarities[row], neighbors[row])
                 _answer(index, members, query, slab, row - start, batch)
-    return batch.work
+    return batch.work[:3]
 
 
 @numba.njit(nogil=True, cache=True)
@@ -233,14 +233,14 @@ def _answer(index: DenseIndex, members: Members, query: Query, slab: int, number
     if not np.any(batch.bounds[number]):
         return
     likely = max(_likely_sum(batch.bounds[number], similarities.size), batch.least[number])
-    enter_columns(query.columns, batch.place_of)
+    batch.work[3] = enter_columns(query.columns, query.weights, batch.keys, batch.values, batch.left_out)
     found = _collect(index, slab, number, likely, 1 << 16, batch)
     _score_rows(index, members, query, slab, number, found, batch)
     least = _least_sum(similarities[-1], scale)
     if least < likely:
         found = _collect(index, slab, number, least, likely, batch)
         _score_rows(index, members, query, slab, number, found, batch)
-    leave_columns(query.columns, batch.place_of)
+    leave_columns(query.columns, batch.keys)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -262,7 +262,8 @@ def _score_rows(
     index: DenseIndex, members: Members, query: Query, slab: int, number: int, found: int, batch: Batch
 ) -> None:
     rows, sums, scale = batch.sorted_rows, batch.sums, batch.scale[number]
-    similarities, neighbors, place_of, hits = query.similarities, query.neighbors, batch.place_of, batch.hits
+    similarities, neighbors = query.similarities, query.neighbors
+    keys, values, left_out = batch.keys, batch.values, batch.left_out[: batch.work[3]]
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
     own_columns, own_weights = query.columns, query.weights
     batch.work[1] += found
@@ -273,7 +274,9 @@ def _score_rows(
             continue
         batch.work[2] += 1
         entries = slice(row_starts[first + row], row_ends[first + row])
-        similarity = score(own_columns, own_weights, columns[entries], weights[entries], place_of, hits)
+        similarity = score(
+            own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
+        )
         if similarity >= similarities[-1]:
             insert_members(similarity, first + row, members, query.own, similarities, neighbors)
 

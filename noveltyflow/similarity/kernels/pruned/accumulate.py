@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, reaching
 from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, UNIT, Scratch
@@ -12,7 +12,7 @@ from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: float, budget: int) -> int:
     """Add the postings whose suffix norms allow more than `skip`, from column `start` on.
 
@@ -41,7 +41,7 @@ def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: floa
     return known
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _add(postings: AnyArray, weight: np.int32, level: np.uint32, accumulators: Int32Array) -> int:
     for place in range(postings.size):
         posting = postings[place]
@@ -53,7 +53,7 @@ def _add(postings: AnyArray, weight: np.int32, level: np.uint32, accumulators: I
     return postings.size
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def threshold(similarity: float, skipped: float) -> int:
     """Least accumulated sum with which a group can still have a member of `similarity`.
 
@@ -66,7 +66,7 @@ def threshold(similarity: float, skipped: float) -> int:
     return int(min(least, 2.0e9)) if least > 1.0 else 1
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def largest(sums: Int32Array) -> int:
     """Largest of some accumulators, of which there is at least one."""
     most = sums[0]
@@ -75,7 +75,7 @@ def largest(sums: Int32Array) -> int:
     return int(most)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def collect(scratch: Scratch, least: int) -> int:
     """List the groups with a sum of at least `least` in `candidates`; returns their number."""
     sums, candidates, found = scratch.accumulators, scratch.candidates, 0
@@ -91,7 +91,7 @@ def collect(scratch: Scratch, least: int) -> int:
     return found
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def still_possible(scratch: Scratch, found: int, least: int) -> int:
     """Drop candidates whose sum is below `least`; returns how many are left."""
     left = 0

@@ -15,6 +15,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.similarity.kernels.pruned.lanes import LANES
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
 GROUP_ROWS = 8
@@ -44,9 +45,9 @@ class GroupIndex(NamedTuple):
     `column_rank` int32 (n_features,), -1 where no row has the column; `list_starts` int64 (r + 1,);
     `largest_weight` float32 (r,); `postings` uint32 (p,): group in the upper 16 bits, weight in units of
     `largest_weight` / 255, suffix norm in units of `largest_norm` / 255; `record_starts` int64 (g + 1,);
-    `record_codes` uint16 (p,): the lower 16 bits of the column's rank; `record_weights` uint64 (p,): weights
-    of the members, the first in the lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a
-    distinct row stand in `columns` and `weights`, which are those of the block.
+    `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then zeros that are read in vain;
+    `record_weights` uint64 (p,): weights of the members, the first in the lowest byte; `row_starts`, `row_ends`
+    int64 (m,): where the entries of a distinct row stand in `columns` and `weights`, which are those of the block.
     """
 
     column_rank: Int32Array
@@ -86,7 +87,7 @@ class GroupIndex(NamedTuple):
         n_groups = -(-distinct.first.size // GROUP_ROWS)
         starts, records = _count(ranked, list_starts, entries, n_groups)
         postings = np.empty(starts[-1], np.uint32)
-        codes = np.empty(starts[-1], np.uint16)
+        codes = np.zeros(starts[-1] + LANES, np.uint16)
         members = np.zeros(starts[-1], np.uint64)
         weight = np.empty(ranked.size, np.float32)
         _fill(ranked, list_starts, entries, _WEIGHTS, norm, starts, postings, weight, records, codes, members)
@@ -114,7 +115,7 @@ class GroupIndex(NamedTuple):
 def index_bytes(rows: int, nonzeros: int, features: int) -> int:
     """Upper bound of the bytes of an index beside the block itself."""
     ranks = 4 * features + (8 + 4) * (min(features, nonzeros) + 1)
-    return ranks + (4 + 2 + 8) * nonzeros + 8 * 3 * (rows + 2)
+    return ranks + (4 + 2 + 8) * nonzeros + 2 * LANES + 8 * 3 * (rows + 2)
 
 
 def building_bytes(rows: int, nonzeros: int, features: int) -> int:

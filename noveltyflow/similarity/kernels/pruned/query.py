@@ -7,6 +7,7 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
@@ -38,10 +39,10 @@ class Scratch(NamedTuple):
     norm of the row, times the largest norm of the block; `reach` float64 (n,): upper bound of what the
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
-    record code; `is_known` uint8 (`SLOTS` / 8,): a bit for each of them that is not 0, which fit the first-level
-    cache; `place` int32: see `scoring.score`; `candidates` int32 (g,):
-    groups; `hits` int32: places in a record; `bounds` int64 (8,); `best` int32 (`AT_ONCE`,): groups;
-    `work` int64 (3,): multiply-adds, groups bounded, similarities computed.
+    record code; `known_codes` uint32 (`SLOTS` / 32,): a bit for each of them that is not 0, which fit the first-level
+    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups; `bounds`
+    int64 (8,); `best` int32 (`AT_ONCE`,): groups; `work` int64 (4,): multiply-adds, groups bounded, similarities
+    computed, and how many places of this row are left out.
     """
 
     accumulators: Int32Array
@@ -52,27 +53,25 @@ class Scratch(NamedTuple):
     cursor: Int64Array
     end: Int64Array
     table: AnyArray
-    is_known: AnyArray
-    place: Int32Array
+    known_codes: AnyArray
+    keys: Int32Array
+    values: Float32Array
+    left_out: Int32Array
     candidates: Int32Array
-    hits: Int32Array
     bounds: Int64Array
     best: Int32Array
     work: Int64Array
 
 
-def scratch_bytes(longest_row: int, n_groups: int, longest_record: int) -> int:
+def scratch_bytes(longest_row: int, n_groups: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 44 * longest_row + 2 * SLOTS + SLOTS // 8 + 4 * PLACES + 4 * longest_record + 1024
+    return 8 * n_groups + 48 * longest_row + 2 * SLOTS + SLOTS // 8 + 8 * PLACES + 1024
 
 
 @numba.njit(nogil=True, cache=True)
 def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
     """Return cleared arrays for rows of at most `longest_row` columns."""
     n_groups = index.record_starts.size - 1
-    longest_record = 0
-    for group in range(n_groups):
-        longest_record = max(longest_record, index.record_starts[group + 1] - index.record_starts[group])
     return Scratch(
         np.zeros(-(-n_groups // CHUNK_GROUPS) * CHUNK_GROUPS, np.int32),
         np.empty(longest_row, np.int64),
@@ -82,31 +81,44 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
-        np.zeros(SLOTS // 8, np.uint8),
+        np.zeros(SLOTS // 32, np.uint32),
         np.full(PLACES, -1, np.int32),
+        np.empty(PLACES, np.float32),
+        np.empty(longest_row, np.int32),
         np.empty(n_groups, np.int32),
-        np.empty(longest_record + 1, np.int32),
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
-        np.zeros(3, np.int64),
+        np.zeros(4, np.int64),
     )
 
 
 @numba.njit(nogil=True, cache=True)
 def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, scratch: Scratch) -> int:
     """Prepare a row; returns how many of its columns the block has."""
-    enter_columns(columns, scratch.place)
+    keys, values, left_out, order = scratch.keys, scratch.values, scratch.left_out, scratch.order
+    scratch.work[3] = enter_columns(columns, weights, keys, values, left_out)
+    known = _rank_columns(index.column_rank, columns, order)
+    order[:known].sort()
+    _load_lists(index, weights, known, scratch)
+    return known
+
+
+@uncounted
+def _rank_columns(column_rank: Int32Array, columns: Int32Array, order: Int64Array) -> int:
     known = 0
     for place in range(columns.size):
-        rank = index.column_rank[columns[place]]
-        if rank >= 0:
-            scratch.order[known] = (np.int64(rank) << 32) | place
-            known += 1
-    order = scratch.order[:known]
-    order.sort()
+        rank = column_rank[columns[place]]
+        order[known] = (np.int64(rank) << 32) | place
+        known += int(rank >= 0)
+    return known
+
+
+@uncounted
+def _load_lists(index: GroupIndex, weights: Float32Array, known: int, scratch: Scratch) -> None:
+    """Write what the walk and the bounds need, from the most frequent column to the rarest."""
     squares, products = 0.0, 0.0
     for step in range(known - 1, -1, -1):
-        rank, place = order[step] >> 32, order[step] & 0xFFFFFFFF
+        rank, place = scratch.order[step] >> 32, scratch.order[step] & 0xFFFFFFFF
         weight = np.float64(weights[place])
         product = weight * np.float64(index.largest_weight[rank])
         squares += weight * weight
@@ -116,17 +128,16 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
         scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
         scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
         code = rank & 0xFFFF
-        scratch.is_known[code >> 3] |= np.uint8(1 << (code & 7))
+        scratch.known_codes[code >> 5] |= np.uint32(1) << np.uint32(code & 31)
         scratch.table[code] = max(scratch.table[code], np.uint16(np.ceil(product * ROUND_UP * TABLE_UNIT)))
-    return known
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def clear_query(columns: Int32Array, known: int, scratch: Scratch) -> None:
     """Make the arrays ready for the next row."""
     scratch.accumulators[:] = 0
     for step in range(known):
         code = (scratch.order[step] >> 32) & 0xFFFF
         scratch.table[code] = 0
-        scratch.is_known[code >> 3] = 0
-    leave_columns(columns, scratch.place)
+        scratch.known_codes[code >> 5] = 0
+    leave_columns(columns, scratch.keys)

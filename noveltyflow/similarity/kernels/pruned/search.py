@@ -5,6 +5,7 @@ from __future__ import annotations
 import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import collect, largest, still_possible, threshold, walk
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import (
@@ -60,17 +61,20 @@ def search_rows(
             likely = _likely_groups(
                 own, neighbors[max(row - 1, 0)], members.first, row_of, scratch.candidates
             )
-            settle(index, members, query, likely, np.inf, scratch)
+            settle(index, members, query, scratch.candidates[:likely], np.inf, scratch)
             _answer(index, members, query, known, scratch)
         clear_query(query.columns, known, scratch)
-    return scratch.work
+    return scratch.work[:3]
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _likely_groups(
     own: int, neighbors: Int64Array, first: int, row_of: Int64Array, groups: Int32Array
-) -> Int32Array:
-    """Groups of the row itself and of the neighbours of the row before: many are this row's as well."""
+) -> int:
+    """List the groups of the row itself and of the neighbours of the row before: many are this row's as well.
+
+    Returns their number.
+    """
     found = 0
     if own >= 0:
         groups[0] = row_of[own] // GROUP_ROWS
@@ -80,10 +84,10 @@ def _likely_groups(
         if 0 <= row < row_of.size and found < groups.size:
             groups[found] = row_of[row] // GROUP_ROWS
             found += 1
-    return groups[:found]
+    return found
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _answer(index: GroupIndex, members: Members, query: Query, known: int, scratch: Scratch) -> None:
     """Raise the threshold with good candidates, then skip as much as pays, then settle what is left."""
     begun = scratch.work[0]
@@ -93,7 +97,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
         if found > AT_ONCE:
             settle_best(index, members, query, found, skip, scratch)
             found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
-        places = found * (index.record_codes.size // max(1, index.record_starts.size - 1))
+        places = found * (index.postings.size // max(1, index.record_starts.size - 1))
         spent = scratch.work[0] - begun
         if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
             break
@@ -105,13 +109,13 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _skippable(share: float, similarity: float) -> float:
     """What may be skipped: a share of the k-th similarity, or nothing where float32 has no relative precision."""
     return share * np.float64(similarity) if similarity > _LEAST_SIMILARITY else 0.0
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch: Scratch) -> float:
     """Walk all lists, and raise the threshold on the way; returns what may have been skipped."""
     step, budget = 0, FIRST_BUDGET

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
+from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import threshold
 from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
 from noveltyflow.types import AnyArray, Int32Array, Int64Array
@@ -20,7 +21,7 @@ _PAIR = np.uint64(0x000000FF000000FF)
 _LOW = np.uint64(0xFFFFFFFF)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def settle(
     index: GroupIndex,
     members: Members,
@@ -33,13 +34,14 @@ def settle(
 
     Arrays are taken out of their tuples once, because Numba counts a reference each time.
     """
-    sums, table, is_known, hits, bounds, place_of = (
+    sums, table, known_codes, bounds, keys, values, left_out = (
         scratch.accumulators,
         scratch.table,
-        scratch.is_known,
-        scratch.hits,
+        scratch.known_codes,
         scratch.bounds,
-        scratch.place,
+        scratch.keys,
+        scratch.values,
+        scratch.left_out[: scratch.work[3]],
     )
     starts, codes, lanes = index.record_starts, index.record_codes, index.record_weights
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
@@ -54,11 +56,10 @@ def settle(
             continue
         sums[group] = SETTLED
         scratch.work[1] += 1
-        record = slice(starts[group], starts[group + 1])
-        if starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
+        if similarities[-1] == -np.inf or starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
             bounds[:] = _UNKNOWN
         else:
-            _bound_members(codes[record], lanes[record], table, is_known, hits, bounds)
+            _bound_members(codes, lanes, starts[group], starts[group + 1], table, known_codes, bounds)
         first = int(group) * GROUP_ROWS
         last = min(first + GROUP_ROWS, row_starts.size)
         for row in range(first, last):
@@ -66,54 +67,57 @@ def settle(
                 continue
             scratch.work[2] += 1
             entries = slice(row_starts[row], row_ends[row])
-            similarity = score(own_columns, own_weights, columns[entries], weights[entries], place_of, hits)
+            similarity = score(
+                own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
+            )
             if similarity >= similarities[-1]:
                 insert_members(similarity, row, members, query.own, similarities, neighbors)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _least_bound(similarity: float) -> int:
     """Least bound of a member, in units of `TABLE_UNIT` times 255, that can have `similarity`; at least 1."""
     least = np.float64(similarity) * SINGLE * (TABLE_UNIT * 255.0) - 1.0
     return int(least) if least > 1.0 else 1
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _bound_members(
     codes: AnyArray,
     weights: AnyArray,
+    start: int,
+    end: int,
     table: AnyArray,
-    is_known: AnyArray,
-    hits: Int32Array,
+    known_codes: AnyArray,
     bounds: Int64Array,
 ) -> None:
-    """Upper bounds of the similarities to all members.
+    """Upper bounds of the similarities to all members of the group with the record from `start` to `end`.
 
     Columns that share a code can only add to a bound. Two members at a time: their weights stand in the two
     halves of 64 bits, and as many products are summed as cannot grow out of 32 bits.
     """
-    found = 0
-    for place in range(codes.size):
-        hits[found] = place
-        code = np.uint64(codes[place])
-        found += (is_known[code >> np.uint64(3)] >> np.uint8(code & np.uint64(7))) & 1
     bounds[:] = 0
-    for start in range(0, found, _HITS_AT_ONCE):
+    for part in range(start, end, _HITS_AT_ONCE):
         a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
-        for hit in range(start, min(start + _HITS_AT_ONCE, found)):
-            place = hits[hit]
-            factor = np.uint64(table[codes[place]])
-            lanes = weights[place]
-            a += (lanes & _PAIR) * factor
-            b += ((lanes >> np.uint64(8)) & _PAIR) * factor
-            c += ((lanes >> np.uint64(16)) & _PAIR) * factor
-            d += ((lanes >> np.uint64(24)) & _PAIR) * factor
+        for first in range(part, min(part + _HITS_AT_ONCE, end), LANES):
+            hits = known(codes, first, known_codes)
+            if end - first < LANES:
+                hits &= (np.uint64(1) << np.uint64(end - first)) - np.uint64(1)
+            while hits:
+                place = np.uint64(first + lowest_bit(hits))
+                hits &= hits - np.uint64(1)
+                factor = np.uint64(table[codes[place]])
+                lanes = weights[place]
+                a += (lanes & _PAIR) * factor
+                b += ((lanes >> np.uint64(8)) & _PAIR) * factor
+                c += ((lanes >> np.uint64(16)) & _PAIR) * factor
+                d += ((lanes >> np.uint64(24)) & _PAIR) * factor
         for lane, pair in enumerate((a, b, c, d)):
             bounds[lane] += np.int64(pair & _LOW)
             bounds[lane + 4] += np.int64(pair >> np.uint64(32))
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def settle_best(
     index: GroupIndex, members: Members, query: Query, found: int, skipped: float, scratch: Scratch
 ) -> None:
@@ -124,7 +128,7 @@ def settle_best(
     settle(index, members, query, best[:chosen], skipped, scratch)
 
 
-@numba.njit(nogil=True, cache=True)
+@uncounted
 def _keep_largest(sums: Int32Array, group: int, best: Int32Array, chosen: int) -> int:
     """Insert a group into those with the largest sums; returns how many there are now."""
     if chosen == best.size and sums[group] <= sums[best[chosen - 1]]:
