@@ -97,6 +97,7 @@ class Handout:
         self._table = table
         self._free = table.left > 0
         self._held: dict[str, range] = {}
+        self._last: dict[str, int] = {}
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self.tiles: Counter[str] = Counter()
         """Tiles that each backend computed."""
@@ -127,12 +128,14 @@ class Handout:
         span = self._held.get(worker)
         places = self._strips_for(span, size) if span is not None else None
         if span is None or places is None or not places.size:
-            span = self._new_span(worker, size)
+            span = self._next_span(worker, size)
             if span is None:
                 return None
             places = self._strips_for(span, size)
-        self._held[worker] = span
-        chosen = places[: max(1, (self.tiles_within(backend, seconds) or 1) // len(span))]
+        within = self.tiles_within(backend, seconds)
+        # One more than there seems to be time for: what a task leaves goes to the others.
+        chosen = places[: 1 if within is None else 1 + within // len(span)]
+        self._held[worker], self._last[worker] = span, int(chosen[0])
         self._free[chosen] = False
         return Assignment(span, [self._table.strips[place] for place in chosen])
 
@@ -167,6 +170,7 @@ class Handout:
     def give_back(self, worker: str, assignment: Assignment) -> None:
         """A worker is gone with an assignment, and with what it had indexed."""
         self._held.pop(worker, None)
+        self._last.pop(worker, None)
         self._release(assignment)
 
     def _release(self, assignment: Assignment) -> None:
@@ -192,8 +196,14 @@ class Handout:
             return None
         return max(1, int(seconds * self.tiles[backend] / self._seconds[backend]))
 
-    def _new_span(self, worker: str, size: int) -> range | None:
+    def _next_span(self, worker: str, size: int) -> range | None:
         """Blocks that a worker indexes next; None when no strip is free for any."""
+        held, last = self._held.get(worker), self._last.get(worker, -1)
+        if held is not None and len(held) < len(self._window(held.start, size)) and self._free[last]:
+            # While its spans grow, a single strip meets the small ones, none of which others would need.
+            left = np.flatnonzero(~self._table.row(last))[::-1]
+            nearest = left[np.argmin(np.abs(left - self._table.numbers[last]))]
+            return self._span_around(last, int(nearest), size)
         others = np.zeros(self._table.n_blocks, np.bool_)
         for other, span in self._held.items():
             if other != worker:
@@ -202,7 +212,10 @@ class Handout:
         for shared in (False, True):
             own = np.flatnonzero(strangers & (others[self._table.numbers] == shared))
             if own.size:
-                return self._span_around(own[0], int(self._table.numbers[own[0]]), size)
+                # Workers begin far from one another, where larger spans too will have their borders.
+                numbers = self._table.numbers[own]
+                chosen = np.argmax(np.where(numbers, numbers & -numbers, self._table.n_blocks))
+                return self._span_around(own[chosen], int(numbers[chosen]), size)
             # The more strips wait for a block, the more its index will serve.
             waiting = np.where(others == shared, self._table.waiting, 0)
             for block in np.argsort(-waiting, kind="stable"):

@@ -43,10 +43,10 @@ class SpanSize:
             most, quiet = 2 * most, 0
         # Spans of 1, 2, 3, 4, 6, 8, 12, ... blocks, many of whose borders meet; at first in larger steps.
         is_power = self.blocks & (self.blocks - 1) == 0
-        next_size = self.blocks + self.blocks // 2 if is_power else self.blocks // 3 * 4
-        larger = [4 * self.blocks] if self.blocks < _LARGE else []
-        for blocks in (*larger, 2 * self.blocks, next_size):
-            if blocks > self.blocks and (most is None or blocks <= most) and fits(blocks):
+        growth = (4, 3, 2, 1.5) if is_power else (4, 2, 4 / 3)
+        for factor in growth if self.blocks < _LARGE else growth[-2:]:
+            blocks = round(factor * self.blocks)
+            if (most is None or blocks <= most) and fits(blocks):
                 return SpanSize(blocks, most, quiet)
         blocks = self.blocks
         while blocks > 1 and not fits(blocks):

@@ -103,17 +103,31 @@ def test_a_task_takes_as_many_strips_as_it_has_time_for() -> None:
     work = team(20)
     work.finish(work.take("a", 2))  # type: ignore[arg-type]
     assert numbers(work.take("a", 2, seconds=2)) == [1]
-    assert len(numbers(work.take("b", 10, seconds=50))) == 5
+    # One more than it seems to have time for: what it leaves goes to others.
+    assert len(numbers(work.take("b", 10, seconds=50))) == 6
 
 
-def test_larger_spans_follow_at_once_and_smaller_ones_too() -> None:
+def test_one_strip_meets_the_spans_of_a_worker_while_they_grow() -> None:
+    work = team(24)
+    grown: list[tuple[range, list[int]]] = []
+    for size in (1, 4, 12, 12):
+        task = work.take("a", size)
+        grown.append((task.span, numbers(task)))  # type: ignore[union-attr]
+        work.finish(task)  # type: ignore[arg-type]
+    alone = [(range(1), [0]), (range(1, 4), [0]), (range(4, 12), [0])]
+    assert grown == [*alone, (range(12, 24), [*range(12, 24), 0])]
+
+
+def test_workers_begin_where_large_spans_have_their_borders() -> None:
+    work = team(24)
+    assert [numbers(work.take(worker, 1)) for worker in "abcd"] == [[0], [16], [8], [4]]
+
+
+def test_smaller_spans_follow_at_once() -> None:
     work = team(8)
-    one = work.take("a", 1)
-    work.finish(one)  # type: ignore[arg-type]
-    four = work.take("a", 4)
-    assert (four.span, numbers(four)) == (range(4), [1, 2, 3])  # type: ignore[union-attr]
-    work.finish(four, 2)  # type: ignore[arg-type]
-    assert work.take("a", 2).span == range(2, 4)  # type: ignore[union-attr]
+    work.finish(work.take("a", 4))  # type: ignore[arg-type]
+    work.finish(work.take("a", 4), 1)  # type: ignore[arg-type]
+    assert work.take("a", 2).span == range(4, 6)  # type: ignore[union-attr]
 
 
 def test_what_a_lost_task_had_stored_counts() -> None:

@@ -8,6 +8,7 @@ through, tasks named `merge` move the neighbours of each strip to their final pl
 
 from __future__ import annotations
 
+import logging
 import shutil
 import time
 from collections import Counter
@@ -31,6 +32,8 @@ from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
 from noveltyflow.store.files import is_local
+
+log = logging.getLogger(__name__)
 
 _MOST_LOSSES = 10
 """Workers that one strip may lose without coming any further."""
@@ -124,6 +127,18 @@ class _SharedTiles:
         self._sizes.reached(worker, report.size)
         for strip in report.progress:
             del self._losses[strip]
+        span = report.assignment.span
+        log.debug(
+            "%s: %d tiles of %d strips with blocks %d to %d in %.1f s, of which %.1f s in kernels; next span: %s",
+            worker,
+            report.tiles,
+            len(report.progress),
+            span.start,
+            span.stop - 1,
+            report.seconds,
+            report.kernel_seconds,
+            report.size,
+        )
 
     def give_back(self, worker: str, task: Task) -> None:
         """See `SharedWork.give_back`."""
