@@ -71,6 +71,11 @@ class TileTable:
         self.left[place] -= came
         return came
 
+    def wanted(self, chosen: BoolArray) -> BoolArray:
+        """Blocks with which any of some strips has its tile not done; `chosen` has shape (strips,)."""
+        done_by_all = np.bitwise_and.reduce(self._bits[chosen], axis=0)
+        return np.unpackbits(~done_by_all, count=self.n_blocks).astype(np.bool_)
+
     def done(self, blocks: range) -> BoolArray:
         """Tiles of all strips with some blocks: whether they are done, shape (strips, blocks)."""
         first = blocks.start // 8
@@ -133,8 +138,10 @@ class Handout:
                 return None
             places = self._strips_for(span, size)
         within = self.tiles_within(backend, seconds)
-        # One more than there seems to be time for: what a task leaves goes to the others.
-        chosen = places[: 1 if within is None else 1 + within // len(span)]
+        # One more than there seems to be time for, as what a task leaves goes to the others; but leave them enough.
+        in_time = 1 if within is None else 1 + within // len(span)
+        fair = max(1, np.count_nonzero(self._table.left) // (2 * max(1, sum(slots.values()))))
+        chosen = places[: min(in_time, fair)]
         self._held[worker], self._last[worker] = span, int(chosen[0])
         self._free[chosen] = False
         return Assignment(span, [self._table.strips[place] for place in chosen])
@@ -163,19 +170,30 @@ class Handout:
         """
         self.tiles[backend] += tiles
         self._seconds[backend] += seconds
-        came = sum(self._table.set_row(self._table.place(strip), done) for strip, done in progress.items())
-        self._release(assignment)
-        return came
+        return self._update(assignment, progress)
 
-    def give_back(self, worker: str, assignment: Assignment) -> None:
-        """A worker is gone with an assignment, and with what it had indexed."""
+    def give_back(self, worker: str, assignment: Assignment, progress: Mapping[Block, BoolArray]) -> int:
+        """A worker is gone with an assignment, and with what it had indexed.
+
+        Parameters
+        ----------
+        progress
+            For its strips, as far as it is known, the tiles that are done.
+
+        Returns
+        -------
+        int
+            How far these strips came since they were last heard of.
+        """
         self._held.pop(worker, None)
         self._last.pop(worker, None)
-        self._release(assignment)
+        return self._update(assignment, progress)
 
-    def _release(self, assignment: Assignment) -> None:
+    def _update(self, assignment: Assignment, progress: Mapping[Block, BoolArray]) -> int:
+        came = sum(self._table.set_row(self._table.place(strip), done) for strip, done in progress.items())
         places = [self._table.place(strip) for strip in assignment.strips]
         self._free[places] = self._table.left[places] > 0
+        return came
 
     def patience(self, slots: Mapping[str, int], longest: float) -> float:
         """How many seconds a task may compute before it lets others have its strips.
@@ -217,14 +235,13 @@ class Handout:
                 chosen = np.argmax(np.where(numbers, numbers & -numbers, self._table.n_blocks))
                 return self._span_around(own[chosen], int(numbers[chosen]), size)
             # The more strips wait for a block, the more its index will serve.
-            waiting = np.where(others == shared, self._table.waiting, 0)
-            for block in np.argsort(-waiting, kind="stable"):
-                if not waiting[block]:
-                    break
+            ready = self._free & self._table.owns
+            wanted = self._table.wanted(ready) & (others == shared)
+            if wanted.any():
+                block = int(np.argmax(np.where(wanted, self._table.waiting, 0)))
                 column = range(block, block + 1)
-                places = np.flatnonzero(self._free & self._table.owns & ~self._table.done(column)[:, 0])
-                if places.size:
-                    return self._span_around(self._nearest(places, column)[0], int(block), size)
+                places = np.flatnonzero(ready & ~self._table.done(column)[:, 0])
+                return self._span_around(self._nearest(places, column)[0], block, size)
         return None
 
     def _nearest(self, places: AnyArray, span: range) -> AnyArray:

@@ -77,7 +77,9 @@ class Sharing:
         busy = Counter((seat.worker, seat.backend) for seat, _ in self._running.values())
         slots: Counter[str] = Counter()
         for seat in self._seats:
-            slots[seat.backend] += seat.slots
+            # Who has no memory left helps nobody, however quick it was.
+            if seat.ready or busy[seat.worker, seat.backend]:
+                slots[seat.backend] += seat.slots
         for seat in self._seats:
             while seat.ready and busy[seat.worker, seat.backend] < seat.slots:
                 if (task := self._work.take(seat.worker, seat.backend, slots)) is None:

@@ -54,8 +54,10 @@ class SpanSize:
         return SpanSize(blocks, most, quiet) if blocks == self.blocks else self.limited(blocks)
 
     def limited(self, blocks: int) -> SpanSize:
-        """Size where there was room for so many blocks only: no more for a while."""
-        return SpanSize(blocks, blocks)
+        """Size where there was room for so many blocks only: the next smaller one of 1, 2, 3, 4, 6, 8, 12, ..."""
+        power = 1 << (blocks.bit_length() - 1)
+        size = power + power // 2 if blocks >= power + power // 2 else power
+        return SpanSize(size, size)
 
     def after_pressure(self) -> SpanSize:
         """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from noveltyflow.types import CsrMatrix
@@ -65,9 +65,3 @@ def strip(queries: Block, candidates: Sequence[Block]) -> list[Tile]:
 def _distance_from(queries: Block) -> Callable[[Block], tuple[int, int]]:
     middle = queries.start + queries.stop
     return lambda block: (abs(block.start + block.stop - middle), block.index)
-
-
-def tiles(queries: Sequence[Block], candidates: Sequence[Block]) -> Iterator[Tile]:
-    """Every tile of `queries` against `candidates`, strip by strip."""
-    for block in queries:
-        yield from strip(block, candidates)

@@ -6,8 +6,10 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import cloudpickle
 import dask
@@ -51,6 +53,22 @@ def test_a_task_that_was_dropped_says_what_to_do(client: Client) -> None:
     client.cancel([Future(key, client) for key in client.futures])
     with pytest.raises(TaskError, match=r"dropped task 'tile'.*what was finished is kept"):
         next(results)
+
+
+def test_threads_that_want_the_same_span_make_it_once() -> None:
+    spans, made = indexed.IndexedSpans(), []
+
+    def make() -> Any:
+        made.append(time.sleep(0.05))
+        return SimpleNamespace(nbytes=1)
+
+    key = ("run.zarr", "", 0, 1)
+    with ThreadPoolExecutor(4) as pool:
+        got = list(pool.map(lambda _: spans.get_or_make(key, make), range(8)))
+    assert len(made) == 1
+    assert all(span is got[0] for span in got)
+    spans.shrink(0)
+    assert spans.get_or_make(key, make) is not got[0]
 
 
 def keep_a_span() -> None:

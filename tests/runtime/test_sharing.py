@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from noveltyflow.errors import TaskError
@@ -14,7 +15,8 @@ from noveltyflow.runtime.cluster import Seat, seats_of
 from noveltyflow.runtime.sharing import Sharing
 from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
 from noveltyflow.runtime.stages.tile import TileJob
-from noveltyflow.similarity.tiles import split_rows
+from noveltyflow.similarity.tiles import Block, split_rows
+from noveltyflow.types import BoolArray
 
 MIB = 1 << 20
 
@@ -44,6 +46,7 @@ class Work:
     def __init__(self, tasks: int) -> None:
         self.left = tasks
         self.given: list[str] = []
+        self.slots: list[int] = []
         self.back: list[str] = []
 
     @property
@@ -52,6 +55,7 @@ class Work:
 
     def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> tuple[int]:
         self.given.append(worker)
+        self.slots.append(slots["cpu"])
         return (len(self.given),)
 
     def done(self, worker: str, backend: str, result: Any) -> None:
@@ -104,6 +108,7 @@ def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(
         workers["full"] = info("running", 900 if work.left > 1 else 100)
     assert set(work.given) == {"free"}
     assert len(work.given) == 6
+    assert set(work.slots) == {2}  # who has no memory left is not counted on
 
 
 def test_the_task_of_a_worker_that_is_gone_is_given_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -158,7 +163,7 @@ def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: {})
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: [])
     job = TileJob(None, None, 0, None)  # type: ignore[arg-type]
     work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)
     for loss in range(_MOST_LOSSES + 1):
@@ -170,8 +175,26 @@ def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pyt
         work.give_back("worker", task)
 
 
+def test_a_strip_that_came_further_before_its_worker_was_lost_is_not_blamed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    strips = split_rows(40, 10)
+    stored: dict[Block, BoolArray] = {}
+    module = "noveltyflow.runtime.stages.neighbors"
+    monkeypatch.setattr(f"{module}.done_tiles", lambda store, strips: list(stored.items()))
+    work = _SharedTiles(TileJob(None, None, 0, None), ["cpu"], strips, 4, 30.0)  # type: ignore[arg-type]
+    monkeypatch.setattr(f"{module}._MOST_LOSSES", 0)
+    for done in range(1, 5):
+        task = work.take("worker", "cpu", {"cpu": 1})
+        assert task is not None
+        stored[task[1].strips[0]] = np.arange(4) < 4
+        work.give_back("worker", task)
+        assert work.tiles_done == 4 * done
+    assert work.finished
+
+
 def test_the_more_tasks_there_were_the_longer_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: {})
+    monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.done_tiles", lambda store, strips: [])
     monkeypatch.setattr("noveltyflow.runtime.stages.neighbors.MOST_TASKS", 2)
     job = TileJob(None, None, 0, None)  # type: ignore[arg-type]
     work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)

@@ -38,6 +38,15 @@ def test_where_there_was_room_for_less_no_more_is_tried_for_a_while() -> None:
     size = SpanSize(12).limited(6)
     assert grown(size, QUIET_TASKS - 1, 1000).blocks == 6
     assert grown(size, QUIET_TASKS, 1000).blocks == 12
+    assert [SpanSize(20).limited(blocks).blocks for blocks in (1, 2, 3, 5, 7, 11, 13)] == [
+        1,
+        2,
+        3,
+        4,
+        6,
+        8,
+        12,
+    ]
 
 
 def test_what_brought_pressure_is_tried_again_only_later() -> None:

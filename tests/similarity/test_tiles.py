@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.similarity.tiles import Block, split_rows, strip, tiles
+from noveltyflow.similarity.tiles import Block, split_rows, strip
 
 
 @given(st.integers(0, 200), st.integers(1, 60))
@@ -18,12 +18,6 @@ def test_blocks_cover_every_row_once(n_rows, block_rows):
 def test_a_strip_starts_at_the_diagonal_and_moves_away():
     blocks = split_rows(50, 10)
     assert [tile.candidates.index for tile in strip(blocks[1], blocks)] == [1, 0, 2, 3, 4]
-
-
-def test_tiles_pair_every_block_with_every_block():
-    blocks = split_rows(30, 10)
-    pairs = {(tile.queries.index, tile.candidates.index) for tile in tiles(blocks, blocks)}
-    assert pairs == {(i, j) for i in range(3) for j in range(3)}
 
 
 @pytest.mark.parametrize(("n_rows", "block_rows"), [(-1, 5), (5, 0)])

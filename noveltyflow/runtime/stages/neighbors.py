@@ -15,6 +15,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 
+import numpy as np
+
 from noveltyflow.config import ScoringSettings
 from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
 from noveltyflow.runtime.executor import Executor, Task
@@ -87,13 +89,13 @@ class _SharedTiles:
     ) -> None:
         table = TileTable(strips, n_blocks)
         self.tiles_done = sum(
-            table.set_row(table.place(strip), done) for strip, done in done_tiles(job.store, strips).items()
+            table.set_row(table.place(strip), done) for strip, done in done_tiles(job.store, strips)
         )
         self.tiles = len(strips) * n_blocks
         self.backends = backends
         self.handout = Handout(table)
         self.kernel_seconds, self.most_slots, self._tasks = 0.0, 0, 0
-        self._job, self._task_seconds = job, task_seconds
+        self._job, self._n_blocks, self._task_seconds = job, n_blocks, task_seconds
         self._sizes, self._losses = SpanSizes(), Counter[Block]()
 
     @property
@@ -121,8 +123,13 @@ class _SharedTiles:
 
     def done(self, worker: str, backend: str, report: TileReport) -> None:
         """See `SharedWork.done`."""
-        came = self.handout.done(backend, report.assignment, report.progress, report.tiles, report.seconds)
-        self.tiles_done += came
+        progress = {
+            strip: np.unpackbits(bits, count=self._n_blocks).astype(np.bool_)
+            for strip, bits in report.progress.items()
+        }
+        self.tiles_done += self.handout.done(
+            backend, report.assignment, progress, report.tiles, report.seconds
+        )
         self.kernel_seconds += report.kernel_seconds
         self._sizes.reached(worker, report.size)
         for strip in report.progress:
@@ -143,16 +150,22 @@ class _SharedTiles:
     def give_back(self, worker: str, task: Task) -> None:
         """See `SharedWork.give_back`."""
         assignment: Assignment = task[1]
-        self.handout.give_back(worker, assignment)
         self._sizes.lost(worker)
-        first = assignment.strips[0]
-        self._losses[first] += 1
-        if self._losses[first] > _MOST_LOSSES:
-            raise TaskError(
-                f"the tiles of rows {first.start:,} to {first.stop - 1:,} lost {self._losses[first]} workers one "
-                "after the other, most likely because they need more memory than these have: raise --memory-limit, "
-                "or start anew with --overwrite and a smaller --block-rows"
-            )
+        stored = dict(done_tiles(self._job.store, assignment.strips))
+        self.tiles_done += self.handout.give_back(worker, assignment, stored)
+        for strip in assignment.strips:
+            if strip in stored and stored[strip][assignment.span.start]:
+                del self._losses[strip]
+                continue
+            # The first one that did not come any further is what the worker was lost with.
+            self._losses[strip] += 1
+            if self._losses[strip] > _MOST_LOSSES:
+                raise TaskError(
+                    f"the tiles of rows {strip.start:,} to {strip.stop - 1:,} lost {self._losses[strip]} workers "
+                    "one after the other, most likely because they need more memory than these have: raise "
+                    "--memory-limit, or start anew with --overwrite and a smaller --block-rows"
+                )
+            break
 
 
 def compute_neighbors(

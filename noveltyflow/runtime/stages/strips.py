@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
 
 import numpy as np
@@ -68,11 +68,12 @@ def store_state(store: RunStore, strip: Block, state: StripState) -> None:
     store.scratch.write(_name(strip), buffer.getbuffer())
 
 
-def done_tiles(store: RunStore, strips: Sequence[Block]) -> dict[Block, BoolArray]:
-    """Which tiles of each strip earlier, interrupted runs have stored."""
+def done_tiles(store: RunStore, strips: Sequence[Block]) -> Iterator[tuple[Block, BoolArray]]:
+    """Which tiles of each strip are stored, for those that have a checkpoint; one of these is held at a time."""
     names = {f"strips/{name}" for name in store.scratch.names("strips")}
-    states = {strip: load_state(store, strip) for strip in strips if _name(strip) in names}
-    return {strip: state.done for strip, state in states.items() if state is not None}
+    for strip in strips:
+        if _name(strip) in names and (state := load_state(store, strip)) is not None:
+            yield strip, state.done
 
 
 def _name(strip: Block) -> str:

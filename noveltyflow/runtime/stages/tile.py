@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -28,7 +29,7 @@ from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, csr_nonzeros
-from noveltyflow.types import BoolArray, CsrMatrix
+from noveltyflow.types import AnyArray, CsrMatrix
 
 LARGEST_SPAN = 1 << 19
 """Rows of a span; the index of a larger one would be cut into parts, which gains nothing."""
@@ -61,8 +62,8 @@ class TileReport:
     ----------
     assignment : Assignment
         What it had been given.
-    progress : dict of bool arrays, one value for each block
-        For every strip that it came to, which tiles are done now.
+    progress : dict of uint8 arrays
+        For every strip that it came to, which tiles are done now: a bit for each block, as `numpy.packbits` has them.
     tiles : int
         How many of them this task computed.
     seconds, kernel_seconds : float
@@ -72,7 +73,7 @@ class TileReport:
     """
 
     assignment: Assignment
-    progress: dict[Block, BoolArray]
+    progress: dict[Block, AnyArray]
     tiles: int
     seconds: float
     kernel_seconds: float
@@ -125,7 +126,7 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     span = work.fitting(assignment.span)
     if span != assignment.span:
         size = size.limited(len(span))
-    progress: dict[Block, BoolArray] = {}
+    progress: dict[Block, AnyArray] = {}
     tiles = 0
     with ExitStack() as stack:
         reader, writer = stack.enter_context(_Aside()), stack.enter_context(_Aside())
@@ -143,13 +144,18 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
                 state = work.compute(strip, queries, state, span, prepared)
                 writer.begin(store_state, job.store, strip, state)
                 tiles += len(span)
-            progress[strip] = state.done
+            progress[strip] = np.packbits(state.done)
             lasted = time.monotonic() - begun
             if time.monotonic() - started >= seconds or work.is_pressed():
                 break
     del queries, state, prepared, ahead
     size = work.resized(size)
     return TileReport(assignment, progress, tiles, time.monotonic() - started, work.kernel_seconds, size)
+
+
+@lru_cache(maxsize=1 << 14)
+def _nonzeros(path: str, hashed: str, block: int) -> int:  # noqa: ARG001 - part of the cache's key
+    return csr_nonzeros(RunStore(path), block)
 
 
 class _Aside:
@@ -164,8 +170,9 @@ class _Aside:
 
     def __exit__(self, *raised: object) -> None:
         self._pool.shutdown()
-        if self._last is not None and raised[0] is None:
-            self._last.result()
+        last, self._last = self._last, None
+        if last is not None and raised[0] is None:
+            last.result()
 
     def begin(self, function: Callable[..., T], *args: Any) -> Future[T]:
         """Call a function as soon as the last call has ended."""
@@ -192,6 +199,7 @@ class _Work:
         self._blocks = blocks_of(job.store)
         self._n_features = job.settings.features.n_features
         self._k = job.settings.neighbors.n_neighbors
+        self._hashed: str = job.store.figures("features")["fingerprint"]
         self._strip = max((self._shape([strip]) for strip in strips), key=lambda shape: shape.nonzeros)
         self.kernel_seconds = 0.0
 
@@ -253,7 +261,7 @@ class _Work:
         return result
 
     def _shape(self, blocks: Sequence[Block]) -> BlockShape:
-        nonzeros = sum(csr_nonzeros(self._job.store, block.index) for block in blocks)
+        nonzeros = sum(_nonzeros(self._job.store.path, self._hashed, block.index) for block in blocks)
         return likely_shape(blocks[-1].stop - blocks[0].start, nonzeros, self._n_features)
 
     def _span_shape(self, span: range) -> tuple[BlockShape, int]:

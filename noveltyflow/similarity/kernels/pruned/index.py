@@ -147,8 +147,7 @@ def _transpose(
     """
     for row in range(begins.size):
         for place in range(begins[row], ends[row]):
-            if columns[place] + 2 < starts.size:
-                starts[columns[place] + 2] += 1
+            starts[columns[place] + 2] += 1
     for column in range(2, starts.size):
         starts[column] += starts[column - 1]
     entries = np.empty(starts[-1], np.uint32)

@@ -30,10 +30,7 @@ def settle(
     skipped: float,
     scratch: Scratch,
 ) -> None:
-    """Bound every member of each group that is still possible, and insert those that can be among the best k.
-
-    Arrays are taken out of their tuples once, because Numba counts a reference each time.
-    """
+    """Bound every member of each group that is still possible, and insert those that can be among the best k."""
     sums, table, known_codes, bounds, keys, values, left_out = (
         scratch.accumulators,
         scratch.table,
