@@ -51,6 +51,9 @@ class IndexedSpans:
         self._making: dict[SpanKey, Lock] = {}
         self._lock = Lock()
 
+    def __len__(self) -> int:
+        return len(self._spans)
+
     @property
     def nbytes(self) -> int:
         """Bytes that they hold, in the memory where they lie."""
