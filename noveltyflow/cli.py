@@ -323,6 +323,8 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
         _write_to_nobody()
     if not quiet:
         click.echo(_audited(dataclasses.asdict(audit)), err=True)
+        if audit.problems:
+            click.echo("noveltyflow run with --repair, and as the run was made, undoes damage", err=True)
     if audit.problems:
         sys.exit(1)
 

@@ -86,7 +86,7 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
         files = _visible(files, str(PurePosixPath(*parts[:fixed])))
     if not files:
         raise InputError(
-            f"{item}: no file matches. Check the pattern; quote it only if it is meant to be one."
+            f"{item}: no file matches. Check the pattern, and the folder from which it is looked for."
         )
     return sorted(set(files))
 
