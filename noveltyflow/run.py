@@ -358,7 +358,7 @@ def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
 
 def _frame_block(store: RunStore, block: Block, score: str, ranks: Float64Array) -> pd.DataFrame:
     rows = np.arange(block.start, block.stop)
-    novelty = score_block(_take(store, "neighbors/similarities", rows), score)
+    novelty = _score_of(store, block, score)
     return _frame(_rows_columns(store, rows, novelty, percentile.percentile(novelty, ranks)))
 
 
