@@ -25,8 +25,11 @@ class SharedWork(Protocol):
     def finished(self) -> bool:
         """Whether all is done."""
 
-    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> Task | None:
-        """Next task for a free worker of `backend`; `slots` is how many tasks each backend runs at once."""
+    def take(self, worker: str, backend: str, slots: Mapping[str, int], anew: bool) -> Task | None:
+        """Next task for a free worker of `backend`; `slots` is how many tasks each backend runs at once.
+
+        Without `anew` only one that goes on with what the worker has prepared for others before.
+        """
 
     def done(self, worker: str, backend: str, result: Any) -> None:
         """A task has given `result`, after which there may be more of them."""
@@ -111,7 +114,7 @@ class SerialExecutor:
         (backend,) = work.backends
 
         def tasks() -> Iterator[Task]:
-            while (task := work.take("", backend, {backend: 1})) is not None:
+            while (task := work.take("", backend, {backend: 1}, anew=True)) is not None:
                 yield task
 
         for result in self.run(name, function, tasks()):

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.types import AnyArray, BoolArray
+
+_MUCH_LARGER = 2
+"""How many times larger a span has to become possible for a worker to give up the one that it has indexed."""
+_LEFT_TO_OTHERS = 2
+"""Strips for each worker that is busy with a span: so many are searched in the time that making its index takes."""
 
 
 @dataclass(frozen=True)
@@ -21,7 +26,7 @@ class Assignment:
     span : range
         Numbers of consecutive blocks, searched as one.
     strips : sequence of Block
-        Blocks whose rows look for neighbours there; of none of them any of these tiles is done.
+        Blocks whose rows look for neighbours there; for each of them some of these tiles are not done.
     """
 
     span: range
@@ -86,11 +91,12 @@ class TileTable:
 class Handout:
     """Hands out tiles to workers of several backends, so that what a worker has indexed serves many strips.
 
-    Pure bookkeeping. A strip is in the hands of one task at a time. It meets the span with its own rows first,
-    where its thresholds rise most; then spans in any order. A worker keeps its span as long as strips are free for
-    it; then it takes one with which no other worker is busy, so that each is indexed by as few as possible.
-    Towards the end, a backend whose next tile would take longer than the others need for everything that is left
-    gets no more.
+    Pure bookkeeping. A strip is in the hands of one task at a time. It meets a span with its own rows first, where
+    its thresholds rise most; then spans in any order, also such of which it has done a part, because a neighbour that
+    is found again changes nothing, and another index would cost more. A worker keeps its span as long as strips are
+    free for it, unless a much larger one has become possible; then it takes one with which no other worker is busy,
+    so that each is indexed by as few as possible. Towards the end, a backend whose next tile would take longer than
+    the others need for everything that is left gets no more.
 
     Parameters
     ----------
@@ -102,7 +108,7 @@ class Handout:
         self._table = table
         self._free = table.left > 0
         self._held: dict[str, range] = {}
-        self._last: dict[str, int] = {}
+        self._busy: Counter[str] = Counter()
         self._seconds: defaultdict[str, float] = defaultdict(float)
         self.tiles: Counter[str] = Counter()
         """Tiles that each backend computed."""
@@ -113,7 +119,13 @@ class Handout:
         return not self._table.left.any()
 
     def take(
-        self, worker: str, backend: str, slots: Mapping[str, int], size: int, seconds: float
+        self,
+        worker: str,
+        backend: str,
+        slots: Mapping[str, int],
+        size: int,
+        seconds: float,
+        anew: bool = True,
     ) -> Assignment | None:
         """Tiles for a free worker, or None if there are none for it.
 
@@ -124,40 +136,43 @@ class Handout:
         slots
             How many tasks the workers of each backend run at once.
         size
-            Most blocks of a span; spans begin at multiples of it.
+            Most blocks of a span.
         seconds
             How long the tiles should take; a task may leave some of them.
+        anew
+            Whether it may index another span than the one it has.
         """
         if not self._free.any() or self._too_slow(backend, slots):
             return None
-        span = self._held.get(worker)
-        places = self._strips_for(span, size) if span is not None else None
-        if span is None or places is None or not places.size:
-            span = self._next_span(worker, size)
-            if span is None:
-                return None
-            places = self._strips_for(span, size)
+        found = self._more_for_held(worker, size) or (self._next_span(worker, size) if anew else None)
+        if found is None:
+            return None
+        span, places = found
         within = self.tiles_within(backend, seconds)
         # One more than there seems to be time for, as what a task leaves goes to the others; but leave them enough.
         in_time = 1 if within is None else 1 + within // len(span)
         fair = max(1, np.count_nonzero(self._table.left) // (2 * max(1, sum(slots.values()))))
         chosen = places[: min(in_time, fair)]
-        self._held[worker], self._last[worker] = span, int(chosen[0])
+        self._held[worker] = span
+        self._busy[worker] += 1
         self._free[chosen] = False
         return Assignment(span, [self._table.strips[place] for place in chosen])
 
     def done(
         self,
+        worker: str,
         backend: str,
         assignment: Assignment,
         progress: Mapping[Block, BoolArray],
         tiles: int,
         seconds: float,
     ) -> int:
-        """A task of `backend` computed `tiles` tiles in `seconds`.
+        """A task computed `tiles` tiles in `seconds`.
 
         Parameters
         ----------
+        worker, backend
+            Whose task.
         assignment
             What it had been given.
         progress
@@ -170,7 +185,7 @@ class Handout:
         """
         self.tiles[backend] += tiles
         self._seconds[backend] += seconds
-        return self._update(assignment, progress)
+        return self._update(worker, assignment, progress)
 
     def give_back(self, worker: str, assignment: Assignment, progress: Mapping[Block, BoolArray]) -> int:
         """A worker is gone with an assignment, and with what it had indexed.
@@ -186,10 +201,10 @@ class Handout:
             How far these strips came since they were last heard of.
         """
         self._held.pop(worker, None)
-        self._last.pop(worker, None)
-        return self._update(assignment, progress)
+        return self._update(worker, assignment, progress)
 
-    def _update(self, assignment: Assignment, progress: Mapping[Block, BoolArray]) -> int:
+    def _update(self, worker: str, assignment: Assignment, progress: Mapping[Block, BoolArray]) -> int:
+        self._busy[worker] -= 1
         came = sum(self._table.set_row(self._table.place(strip), done) for strip, done in progress.items())
         places = [self._table.place(strip) for strip in assignment.strips]
         self._free[places] = self._table.left[places] > 0
@@ -214,35 +229,53 @@ class Handout:
             return None
         return max(1, int(seconds * self.tiles[backend] / self._seconds[backend]))
 
-    def _next_span(self, worker: str, size: int) -> range | None:
-        """Blocks that a worker indexes next; None when no strip is free for any."""
-        held, last = self._held.get(worker), self._last.get(worker, -1)
-        if held is not None and len(held) < len(self._window(held.start, size)) and self._free[last]:
-            # While its spans grow, a single strip meets the small ones, none of which others would need.
-            left = np.flatnonzero(~self._table.row(last))[::-1]
-            nearest = left[np.argmin(np.abs(left - self._table.numbers[last]))]
-            return self._span_around(last, int(nearest), size)
-        others = np.zeros(self._table.n_blocks, np.bool_)
+    def _more_for_held(self, worker: str, size: int) -> tuple[range, AnyArray] | None:
+        """The span that a worker has, with the strips that are free for it."""
+        span = self._held.get(worker)
+        if span is None or len(span) > size:
+            return None
+        block = span.start + int(np.argmax(self._table.waiting[span.start : span.stop]))
+        if len(self._span_around(block, size)) >= _MUCH_LARGER * len(span):
+            return None
+        places = self._strips_for(span)
+        return (span, places) if places.size else None
+
+    def _next_span(self, worker: str, size: int) -> tuple[range, AnyArray] | None:
+        """The span that a worker indexes next, with the strips that are free for it; None if there are none."""
+        others = np.zeros(self._table.n_blocks, np.int64)
         for other, span in self._held.items():
             if other != worker:
-                others[span.start : span.stop] = True
-        strangers = self._free & ~self._table.owns
+                others[span.start : span.stop] += self._busy[other]
         for shared in (False, True):
-            own = np.flatnonzero(strangers & (others[self._table.numbers] == shared))
-            if own.size:
-                # Workers begin far from one another, where larger spans too will have their borders.
-                numbers = self._table.numbers[own]
-                chosen = np.argmax(np.where(numbers, numbers & -numbers, self._table.n_blocks))
-                return self._span_around(own[chosen], int(numbers[chosen]), size)
-            # The more strips wait for a block, the more its index will serve.
-            ready = self._free & self._table.owns
-            wanted = self._table.wanted(ready) & (others == shared)
-            if wanted.any():
-                block = int(np.argmax(np.where(wanted, self._table.waiting, 0)))
-                column = range(block, block + 1)
-                places = np.flatnonzero(ready & ~self._table.done(column)[:, 0])
-                return self._span_around(self._nearest(places, column)[0], block, size)
+            for place, block in self._beginnings((others > 0) == shared):
+                span = self._span_around(block, size)
+                places = self._strips_for(span)
+                if not places.size:
+                    span = self._left_around(place, block, size)
+                    places = self._strips_for(span)
+                # The last strips for a span are left to those who have its index: making it would take longer.
+                if not shared or places.size > _LEFT_TO_OTHERS * others[span.start : span.stop].max():
+                    return span, places
         return None
+
+    def _beginnings(self, among: BoolArray) -> Iterator[tuple[int, int]]:
+        """Strips that are free, and blocks which they should meet next, if these are `among` some blocks."""
+        strangers = self._free & ~self._table.owns
+        strangers[strangers] = among[self._table.numbers[strangers]]
+        if strangers.any():
+            places = np.flatnonzero(strangers)
+            # Workers begin far from one another, where larger spans too will have their borders.
+            numbers = self._table.numbers[places]
+            chosen = np.argmax(np.where(numbers, numbers & -numbers, self._table.n_blocks))
+            yield int(places[chosen]), int(numbers[chosen])
+        # The more strips wait for a block, the more its index will serve.
+        ready = self._free & self._table.owns
+        wanted = self._table.wanted(ready) & among
+        if wanted.any():
+            block = int(np.argmax(np.where(wanted, self._table.waiting, 0)))
+            column = range(block, block + 1)
+            places = np.flatnonzero(ready & ~self._table.done(column)[:, 0])
+            yield int(self._nearest(places, column)[0]), block
 
     def _nearest(self, places: AnyArray, span: range) -> AnyArray:
         numbers = self._table.numbers[places]
@@ -250,32 +283,31 @@ class Handout:
             np.argsort(np.maximum(span.start - numbers, numbers - span.stop + 1).clip(0), kind="stable")
         ]
 
-    def _window(self, block: int, size: int) -> range:
-        start = block - block % size
-        return range(start, min(start + size, self._table.n_blocks))
+    def _span_around(self, block: int, size: int) -> range:
+        """Up to `size` blocks around one, for each of which at least half as many strips wait.
 
-    def _span_around(self, place: int, block: int, size: int) -> range:
-        """The blocks beside one, in its window, whose tiles a strip has not done either."""
-        window, done = self._window(block, size), self._table.row(place)
-        before = np.flatnonzero(done[window.start : block])
-        after = np.flatnonzero(done[block : window.stop])
-        start = window.start + int(before[-1]) + 1 if before.size else window.start
-        return range(start, block + int(after[0]) if after.size else window.stop)
+        They lie between multiples of `size`, so that spans of several workers fit together, unless too few would.
+        """
+        wanted = 2 * self._table.waiting >= max(1, self._table.waiting[block])
+        first = block - block % size
+        span = _run(wanted, block, range(first, min(first + size, wanted.size)))
+        if 2 * len(span) > size:
+            return span
+        return _run(wanted, block, range(span.start, min(span.start + size, wanted.size)))
 
-    def _strips_for(self, span: range, size: int) -> AnyArray:
-        """Free strips whose next tiles with these blocks are exactly a span; the nearest first."""
-        table, window = self._table, self._window(span.start, size)
-        if span.stop > window.stop:
-            return np.empty(0, np.int64)
-        done = table.done(window)
-        first, last = span.start - window.start, span.stop - window.start
-        fit = self._free & ~done[:, first:last].any(axis=1)
-        if first:
-            fit &= done[:, first - 1]
-        if last < len(window):
-            fit &= done[:, last]
+    def _left_around(self, place: int, block: int, size: int) -> range:
+        """Up to `size` blocks around one, with all of which a strip has its tile not done."""
+        left = ~self._table.row(place)
+        first = block - block % size
+        return _run(left, block, range(first, min(first + size, left.size)))
+
+    def _strips_for(self, span: range) -> AnyArray:
+        """Free strips that have no more than half of their tiles with a span done; the nearest first."""
+        table = self._table
+        done = np.count_nonzero(table.done(span), axis=1)
         inside = (table.numbers >= span.start) & (table.numbers < span.stop)
-        return self._nearest(np.flatnonzero(fit & (table.owns | inside)), span)
+        fit = self._free & (2 * done <= len(span)) & (done < len(span)) & (table.owns | inside)
+        return self._nearest(np.flatnonzero(fit), span)
 
     def _too_slow(self, backend: str, slots: Mapping[str, int]) -> bool:
         if not self.tiles[backend]:
@@ -291,3 +323,11 @@ class Handout:
         """How long the workers of `backend` alone need for everything that is left."""
         at_once = min(slots, int(np.count_nonzero(self._table.left)))
         return int(self._table.left.sum()) * self._seconds[backend] / self.tiles[backend] / at_once
+
+
+def _run(wanted: BoolArray, block: int, within: range) -> range:
+    """The consecutive blocks around one that are wanted, as it is itself, within some blocks."""
+    before = np.flatnonzero(~wanted[within.start : block])
+    after = np.flatnonzero(~wanted[block : within.stop])
+    start = within.start + int(before[-1]) + 1 if before.size else within.start
+    return range(start, block + int(after[0]) if after.size else within.stop)

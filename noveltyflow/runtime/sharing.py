@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
+from itertools import product
 from typing import Any
 
 from distributed import Client, Future, wait
@@ -80,9 +81,10 @@ class Sharing:
             # Who has no memory left helps nobody, however quick it was.
             if seat.ready or busy[seat.worker, seat.backend]:
                 slots[seat.backend] += seat.slots
-        for seat in self._seats:
+        # First all who can go on with what they have prepared, so that nobody prepares the same meanwhile.
+        for anew, seat in product((False, True), self._seats):
             while seat.ready and busy[seat.worker, seat.backend] < seat.slots:
-                if (task := self._work.take(seat.worker, seat.backend, slots)) is None:
+                if (task := self._work.take(seat.worker, seat.backend, slots, anew)) is None:
                     break
                 self._running[self._submit(seat, task)] = (seat, task)
                 busy[seat.worker, seat.backend] += 1

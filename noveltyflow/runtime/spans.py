@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-_LARGE = 16
-"""Blocks in a span from which on it grows no faster than twofold."""
 QUIET_TASKS = 8
 """Tasks without pressure after which a size that once was too large is tried again."""
 
@@ -37,31 +35,37 @@ class SpanSize:
         fits
             Whether there is memory for a span of so many blocks, by what is free now.
         """
-        quiet = self.quiet + 1
-        most = self.most
+        most, quiet = self.most, self.quiet + 1
         if most is not None and quiet >= QUIET_TASKS:
             most, quiet = 2 * most, 0
-        # Spans of 1, 2, 3, 4, 6, 8, 12, ... blocks, many of whose borders meet; at first in larger steps.
-        is_power = self.blocks & (self.blocks - 1) == 0
-        growth = (4, 3, 2, 1.5) if is_power else (4, 2, 4 / 3)
-        for factor in growth if self.blocks < _LARGE else growth[-2:]:
-            blocks = round(factor * self.blocks)
-            if (most is None or blocks <= most) and fits(blocks):
-                return SpanSize(blocks, most, quiet)
         blocks = self.blocks
+        while (most is None or _larger(blocks) <= most) and fits(_larger(blocks)):
+            blocks = _larger(blocks)
+        if blocks > self.blocks or fits(blocks):
+            return SpanSize(blocks, most, quiet)
         while blocks > 1 and not fits(blocks):
-            blocks //= 2
-        return SpanSize(blocks, most, quiet) if blocks == self.blocks else self.limited(blocks)
+            blocks = _at_most(blocks - 1)
+        return self.limited(blocks)
 
     def limited(self, blocks: int) -> SpanSize:
         """Size where there was room for so many blocks only: the next smaller one of 1, 2, 3, 4, 6, 8, 12, ..."""
-        power = 1 << (blocks.bit_length() - 1)
-        size = power + power // 2 if blocks >= power + power // 2 else power
+        size = _at_most(blocks)
         return SpanSize(size, size)
 
     def after_pressure(self) -> SpanSize:
         """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""
         return self.limited(max(1, self.blocks // 2))
+
+
+def _at_most(blocks: int) -> int:
+    """The largest of 1, 2, 3, 4, 6, 8, 12, ... that is not larger: sizes many of whose borders meet."""
+    power = 1 << (blocks.bit_length() - 1)
+    return power + power // 2 if blocks >= power + power // 2 else power
+
+
+def _larger(blocks: int) -> int:
+    """The next one of these sizes."""
+    return blocks + max(1, (1 << (blocks.bit_length() - 1)) // 2)
 
 
 class SpanSizes:

@@ -53,7 +53,7 @@ class Work:
     def finished(self) -> bool:
         return not self.left
 
-    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> tuple[int]:
+    def take(self, worker: str, backend: str, slots: Mapping[str, int], anew: bool) -> tuple[int]:
         self.given.append(worker)
         self.slots.append(slots["cpu"])
         return (len(self.given),)
@@ -167,7 +167,7 @@ def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pyt
     job = TileJob(None, None, 0, None)  # type: ignore[arg-type]
     work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)
     for loss in range(_MOST_LOSSES + 1):
-        task = work.take(f"worker-{loss}", "cpu", {"cpu": 1})
+        task = work.take(f"worker-{loss}", "cpu", {"cpu": 1}, anew=True)
         assert task is not None
         if loss < _MOST_LOSSES:
             work.give_back(f"worker-{loss}", task)
@@ -185,7 +185,7 @@ def test_a_strip_that_came_further_before_its_worker_was_lost_is_not_blamed(
     work = _SharedTiles(TileJob(None, None, 0, None), ["cpu"], strips, 4, 30.0)  # type: ignore[arg-type]
     monkeypatch.setattr(f"{module}._MOST_LOSSES", 0)
     for done in range(1, 5):
-        task = work.take("worker", "cpu", {"cpu": 1})
+        task = work.take("worker", "cpu", {"cpu": 1}, anew=True)
         assert task is not None
         stored[task[1].strips[0]] = np.arange(4) < 4
         work.give_back("worker", task)
@@ -200,7 +200,7 @@ def test_the_more_tasks_there_were_the_longer_they_are(monkeypatch: pytest.Monke
     work = _SharedTiles(job, ["cpu"], split_rows(10, 10), 1, 30.0)
     seconds = []
     for _ in range(5):
-        task = work.take("worker", "cpu", {"cpu": 1})
+        task = work.take("worker", "cpu", {"cpu": 1}, anew=True)
         assert task is not None
         seconds.append(task[3])
         work.give_back("worker", task)

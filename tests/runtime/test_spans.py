@@ -20,17 +20,16 @@ def grown(size: SpanSize, tasks: int, most: int) -> SpanSize:
     return size
 
 
-def test_spans_grow_as_long_as_there_is_room() -> None:
-    sizes = [SpanSize()]
-    for _ in range(5):
-        sizes.append(sizes[-1].after_task(room_for(27)))
-    assert [size.blocks for size in sizes] == [1, 4, 16, 24, 24, 24]
+def test_spans_grow_as_far_as_there_is_room() -> None:
+    assert SpanSize().after_task(room_for(0)).blocks == 1
+    assert SpanSize().after_task(room_for(5)).blocks == 4
+    assert SpanSize().after_task(room_for(27)).blocks == 24
     assert SpanSize(24).after_task(room_for(40)).blocks == 32
-    assert SpanSize(16).after_task(room_for(1000)).blocks == 32
 
 
 def test_spans_shrink_to_what_still_fits() -> None:
     assert SpanSize(16).after_task(room_for(5)).blocks == 4
+    assert SpanSize(16).after_task(room_for(14)).blocks == 12
     assert SpanSize(16).after_task(room_for(0)).blocks == 1
 
 
@@ -75,7 +74,7 @@ def test_no_span_is_larger_than_its_room(rooms: list[int | None]) -> None:
     for room in rooms:
         before = size.blocks
         size = size.after_pressure() if room is None else size.after_task(room_for(room))
-        assert 1 <= size.blocks <= 4 * before
+        assert size.blocks >= 1
         if room is not None:
             assert size.blocks <= max(room, 1)
         else:

@@ -129,6 +129,22 @@ def test_known_neighbours_come_in_and_go_out(method, threshold, device):
 
 
 @every_method
+@every_shape
+@few
+@given(st.data(), st.integers(1, 20), st.integers(0, 50), st.integers(0, 50))
+def test_neighbours_that_are_found_again_change_nothing(
+    shape, method, device, data, n_neighbors, start, rows
+):
+    X = data.draw(unit_matrices(shape))
+    kernel, some = GpuKernel(method, device), X[start : start + rows]
+    best = TopK.empty(X.shape[0], n_neighbors)
+    for candidates, first in ((some, start), (X, 0)):
+        prepared = kernel.prepare(candidates)
+        best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=first)
+    assert_identical(best, on_cpu(X, X, n_neighbors))
+
+
+@every_method
 def test_a_threshold_saves_work(method, device):
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(6), 150, 60))
     kernel = GpuKernel(method, device)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
+from noveltyflow.similarity.topk import TopK
 from noveltyflow.testing.compare import assert_neighbors_equal
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
@@ -55,13 +56,18 @@ def test_threads_do_not_change_the_result(shape):
     assert_identical((one.indices, one.similarities), (four.indices, four.similarities))
 
 
-def test_a_tile_computed_twice_changes_nothing():
-    X = unit_rows(SHAPES["duplicates"](np.random.default_rng(1), 50, 20))
-    kernel = CpuKernel()
-    prepared = kernel.prepare(X)
-    once, _ = search(X, X, 5, kernel)
-    twice, _ = kernel.compute(X, prepared, once, queries_start=0, candidates_start=0)
-    assert_identical((twice.indices, twice.similarities), (once.indices, once.similarities))
+@pytest.mark.parametrize("dense_share", [0.0, 1.0])
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 20), st.integers(0, 50), st.integers(0, 50))
+def test_neighbours_that_are_found_again_change_nothing(shape, dense_share, data, n_neighbors, start, rows):
+    X = data.draw(unit_matrices(shape))
+    kernel, some = CpuKernel(dense_share=dense_share), X[start : start + rows]
+    best = TopK.empty(X.shape[0], n_neighbors)
+    for candidates, first in ((some, start), (X, 0), (X, 0)):
+        prepared = kernel.prepare(candidates)
+        best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=first)
+    assert_identical((best.indices, best.similarities), cosine_kneighbors(X, n_neighbors))
 
 
 def test_columns_that_no_one_uses_do_no_harm():

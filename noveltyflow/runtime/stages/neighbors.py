@@ -103,7 +103,7 @@ class _SharedTiles:
         """See `SharedWork.finished`."""
         return self.handout.finished
 
-    def take(self, worker: str, backend: str, slots: Mapping[str, int]) -> Task | None:
+    def take(self, worker: str, backend: str, slots: Mapping[str, int], anew: bool) -> Task | None:
         """See `SharedWork.take`."""
         self.most_slots = max(self.most_slots, sum(slots.values()))
         # The more tasks there were, the longer is each, so that a scheduler can remember those of any run.
@@ -115,7 +115,7 @@ class _SharedTiles:
             # Where backends differ, none of them may hold a strip for long when little is left.
             within = self.handout.tiles_within(backend, seconds) or 1
             blocks = min(blocks, 1 << (within.bit_length() - 1))
-        assignment = self.handout.take(worker, backend, slots, blocks, seconds)
+        assignment = self.handout.take(worker, backend, slots, blocks, seconds, anew)
         if assignment is None:
             return None
         self._tasks += 1
@@ -128,7 +128,7 @@ class _SharedTiles:
             for strip, bits in report.progress.items()
         }
         self.tiles_done += self.handout.done(
-            backend, report.assignment, progress, report.tiles, report.seconds
+            worker, backend, report.assignment, progress, report.tiles, report.seconds
         )
         self.kernel_seconds += report.kernel_seconds
         self._sizes.reached(worker, report.size)

@@ -140,10 +140,10 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
             # Nobody needs a strip that is read for a tile which will not be begun.
             wanted = following and begun + lasted < started + seconds
             ahead = reader.begin(work.load, following) if wanted else None
-            if not state.done[span.start : span.stop].any():
+            if left := int(np.count_nonzero(~state.done[span.start : span.stop])):
                 state = work.compute(strip, queries, state, span, prepared)
                 writer.begin(store_state, job.store, strip, state)
-                tiles += len(span)
+                tiles += left
             progress[strip] = np.packbits(state.done)
             lasted = time.monotonic() - begun
             if time.monotonic() - started >= seconds or work.is_pressed():

@@ -120,7 +120,8 @@ class TileKernel(Protocol):
         candidates : PreparedBlock
             What `prepare` gave for the other block.
         best : TopK, shape (n, k)
-            Neighbours found in other tiles; not modified. High similarities here save work.
+            Neighbours found before, in other tiles or among these candidates; not modified. High similarities here
+            save work.
         queries_start, candidates_start : int
             Global number of each block's first row.
         exclude_self : bool
