@@ -302,11 +302,11 @@ class Handout:
         return _run(left, block, range(first, min(first + size, left.size)))
 
     def _strips_for(self, span: range) -> AnyArray:
-        """Free strips that have no more than half of their tiles with a span done; the nearest first."""
+        """Free strips that have no more than a third of their tiles with a span done; the nearest first."""
         table = self._table
         done = np.count_nonzero(table.done(span), axis=1)
         inside = (table.numbers >= span.start) & (table.numbers < span.stop)
-        fit = self._free & (2 * done <= len(span)) & (done < len(span)) & (table.owns | inside)
+        fit = self._free & (3 * done <= len(span)) & (done < len(span)) & (table.owns | inside)
         return self._nearest(np.flatnonzero(fit), span)
 
     def _too_slow(self, backend: str, slots: Mapping[str, int]) -> bool:

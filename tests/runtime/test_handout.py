@@ -133,7 +133,7 @@ def test_an_index_is_given_up_only_for_a_much_larger_one() -> None:
     assert len(spans[3]) == 6
 
 
-def test_strips_meet_spans_of_which_they_have_done_no_more_than_half() -> None:
+def test_strips_meet_spans_of_which_they_have_done_no_more_than_a_third() -> None:
     strips = split_rows(12, 1)
     done = {strip: np.arange(12) == strip.index for strip in strips}
     done[strips[0]][:4], done[strips[1]][:9] = True, True
