@@ -3,26 +3,21 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numba import njit
 
+from noveltyflow.features._compiling import compiled
 from noveltyflow.types import AnyArray
 
 
-def _compiled(function: Any) -> Any:
-    return njit(function, cache=True, nogil=True, error_model="numpy")
-
-
-@_compiled
+@compiled
 def count_columns(indices: AnyArray, frequency: AnyArray) -> None:
     """Add one to the frequency of the column of every entry."""
     for column in indices:
         frequency[column] += 1
 
 
-@_compiled
+@compiled
 def weigh_rows(
     indptr: AnyArray, indices: AnyArray, counts: AnyArray, idf: AnyArray, sublinear: bool, weights: AnyArray
 ) -> None:
