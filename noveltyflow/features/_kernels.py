@@ -128,7 +128,7 @@ def _hash_fixed(
 def _hash_units(
     buffer: AnyArray, starts: AnyArray, stops: AnyArray, n_units: int, first: int, last: int, hashes: AnyArray
 ) -> int:
-    """Write the hashes of all runs of n units, `first <= n <= last`; a unit is a code point or a word."""
+    """Write the hashes of all runs of n units, `first <= n <= last`; a unit is a code point."""
     n_hashes = 0
     for n in range(first, last + 1):
         for i in range(n_units - n + 1):
