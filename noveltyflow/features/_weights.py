@@ -3,32 +3,28 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
-from numba import njit
 
+from noveltyflow.features._compiling import compiled
 from noveltyflow.types import AnyArray
 
 
-def _compiled(function: Any) -> Any:
-    return njit(function, cache=True, nogil=True, error_model="numpy")
-
-
-@_compiled
+@compiled
 def count_columns(indices: AnyArray, frequency: AnyArray) -> None:
     """Add one to the frequency of the column of every entry."""
     for column in indices:
         frequency[column] += 1
 
 
-@_compiled
+@compiled
 def weigh_rows(
     indptr: AnyArray, indices: AnyArray, counts: AnyArray, idf: AnyArray, sublinear: bool, weights: AnyArray
 ) -> None:
     """Weights of unit rows; an empty idf weighs all columns alike.
 
     The sum of squares runs in column order in float64, so that it is the same number wherever the row stands.
+    `weights` may be `counts`.
     """
     longest = 0
     for row in range(len(indptr) - 1):
@@ -36,15 +32,20 @@ def weigh_rows(
     exact = np.empty(longest, np.float64)
     for row in range(len(indptr) - 1):
         start, stop = indptr[row], indptr[row + 1]
+        terms, columns, out = counts[start:stop], indices[start:stop], weights[start:stop]
+        length = stop - start
+        exact[:length] = terms
+        # One loop for each step: only the sum has to go one by one.
+        if sublinear:
+            for i in range(length):
+                if terms[i] != 1.0:
+                    exact[i] = 1.0 + math.log(terms[i])
+        if len(idf) > 0:
+            for i in range(length):
+                exact[i] *= idf[np.uint32(columns[i])]
         squares = 0.0
-        for i in range(start, stop):
-            weight = float(counts[i])
-            if sublinear and weight != 1.0:
-                weight = 1.0 + math.log(weight)
-            if len(idf) > 0:
-                weight *= idf[indices[i]]
-            squares += weight * weight
-            exact[i - start] = weight
+        for i in range(length):
+            squares += exact[i] * exact[i]
         norm = math.sqrt(squares)
-        for i in range(start, stop):
-            weights[i] = exact[i - start] / norm
+        for i in range(length):
+            out[i] = exact[i] / norm

@@ -9,13 +9,10 @@ import numpy as np
 import scipy.sparse as sp
 
 from noveltyflow.config import FeatureSettings
-from noveltyflow.features import _kernels
+from noveltyflow.features import _kernels, _keys
 from noveltyflow.features.text import PreparedTexts, prepare_texts
 from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 
-_ANALYZERS = {"char": _kernels.CHAR, "char_wb": _kernels.CHAR_WB, "word": _kernels.WORD}
-_WORD_BYTES = np.array([code >= 128 or chr(code).isalnum() or chr(code) == "_" for code in range(256)])
-"""Bytes that belong to a token: ASCII letters, digits, underscore, and every byte of a longer code point."""
 _EXACT_IN_FLOAT32 = 1 << 24
 _BATCH_KEYS = 1 << 19
 """N-grams that are hashed and sorted at a time: what stays in the cache in between."""
@@ -81,11 +78,12 @@ def _hash_batch(
     offsets = prepared.offsets[rows.start : rows.stop + 1]
     hashes = np.empty(most_keys + _kernels.STRIDE, np.uint32)
     ends = np.empty(rows.stop - rows.start, np.int64)
-    analyzer = _ANALYZERS[settings.analyzer]
     longest = int(np.diff(offsets).max())
-    _kernels.hash_rows(
-        prepared.buffer, offsets, analyzer, _WORD_BYTES, *settings.ngram_range, longest, hashes, ends
-    )
+    how = (*settings.ngram_range, longest, hashes, ends)
+    if settings.analyzer == "word":
+        _kernels.hash_words(prepared.buffer, offsets, *how)
+    else:
+        _kernels.hash_rows(prepared.buffer, offsets, settings.analyzer == "char_wb", *how)
     return hashes, ends
 
 
@@ -106,7 +104,7 @@ def _sorted_keys(
     for group in groups:
         rows, width = order[group], int(ascending[group][-1])
         matrix = keys[at : at + len(rows) * width].reshape(len(rows), width)
-        _kernels.place_keys(hashes, ends, rows, n_features, signed, matrix)
+        _keys.place_keys(hashes, ends, rows, n_features, signed, matrix)
         matrix.sort(axis=1)
         positions[rows] = np.arange(at, at + matrix.size, width) if width else at
         at += matrix.size
@@ -138,7 +136,8 @@ def _unit_bounds(lengths: Int64Array, analyzer: str) -> Int64Array:
     if analyzer == "char_wb":
         # Neighbouring words share the space between them, and a word has at least one byte.
         return lengths + lengths // 2
-    return (lengths + 1) // 3
+    # A token has at least two bytes, and a space or another separator follows it.
+    return lengths // 3
 
 
 class _CsrBuilder:
@@ -154,7 +153,7 @@ class _CsrBuilder:
     def append(self, keys: AnyArray, positions: Int64Array, counts: Int64Array, signed: bool) -> None:
         """Add rows whose sorted keys start at `positions`."""
         indptr = self._indptr[self._rows + 1 :]
-        self._entries = _kernels.emit_rows(
+        self._entries = _keys.emit_rows(
             keys, positions, counts, signed, self._entries, indptr, self._indices, self._data
         )
         self._rows += len(counts)

@@ -33,7 +33,9 @@ def inverse_document_frequency(document_frequency: Int64Array, n_rows: int, smoo
     return idf
 
 
-def weight_block(counts: CsrMatrix, idf: Float64Array | None, settings: FeatureSettings) -> CsrMatrix:
+def weight_block(
+    counts: CsrMatrix, idf: Float64Array | None, settings: FeatureSettings, *, overwrite: bool = False
+) -> CsrMatrix:
     """Weigh term counts and scale every row to unit length.
 
     Parameters
@@ -44,6 +46,8 @@ def weight_block(counts: CsrMatrix, idf: Float64Array | None, settings: FeatureS
         None weighs all columns alike.
     settings : FeatureSettings
         `sublinear_tf` is used.
+    overwrite : bool
+        Put the weights where the counts are, if those are float32; `counts` must not be used any more.
 
     Returns
     -------
@@ -58,7 +62,8 @@ def weight_block(counts: CsrMatrix, idf: Float64Array | None, settings: FeatureS
     """
     if idf is not None and idf.shape != (counts.shape[1],):
         raise ValueError(f"idf has shape {idf.shape}, but the block has {counts.shape[1]} columns")
-    weights = np.empty(len(counts.data), np.float32)
+    in_place = overwrite and counts.data.dtype == np.float32
+    weights = counts.data if in_place else np.empty(len(counts.data), np.float32)
     table = np.empty(0, np.float64) if idf is None else idf
     _weights.weigh_rows(counts.indptr, counts.indices, counts.data, table, settings.sublinear_tf, weights)
     block = sp.csr_matrix((weights, counts.indices, counts.indptr), shape=counts.shape, copy=False)

@@ -86,6 +86,25 @@ def test_every_length_around_a_stride(length: int) -> None:
     assert_same(hash_block(texts, how), reference(texts, how))
 
 
+@given(st.integers(0, 2**32 - 1), SETTINGS, st.sampled_from(["aB0_ -./", "ab ", "éß日a -"]))
+@settings(max_examples=50, deadline=None)
+def test_words_of_many_rows(seed: int, how: FeatureSettings, alphabet: str) -> None:
+    # More text than the kernel takes together, with tokens of one byte and of many words.
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(0, 100, 150).tolist()
+    texts = ["".join(rng.choice(list(alphabet), n)) for n in lengths]
+    how = how.model_copy(update={"analyzer": "word"})
+    assert_same(hash_block(texts, how), reference(texts, how))
+
+
+@pytest.mark.parametrize("analyzer", ["char", "char_wb", "word"])
+@pytest.mark.parametrize("lowercase", [True, False])
+def test_every_pair_of_ascii_characters(analyzer: str, lowercase: bool) -> None:
+    texts = [f"a{chr(i)}{chr(j)}b/é"[: 4 + (i + j) % 3] for i in range(128) for j in range(128)]
+    how = FeatureSettings(analyzer=analyzer, ngram_range=(1, 2), lowercase=lowercase)
+    assert_same(hash_block(texts, how), reference(texts, how))
+
+
 @pytest.mark.parametrize("filler", ["a", "é", "ab/", "a b\t"])
 def test_long_texts(filler: str) -> None:
     texts = ["short", filler * (65_536 // len(filler.encode())), "after"]

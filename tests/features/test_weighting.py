@@ -79,6 +79,18 @@ def test_counts_are_left_as_they_are() -> None:
     assert_array_equal(counts.data, hash_block(["aaaa"], how).data)
 
 
+@given(TEXTS, HOW)
+@settings(max_examples=50, deadline=None)
+def test_overwriting_the_counts_changes_no_bit(texts: list[str], how: FeatureSettings) -> None:
+    counts = hash_block(texts, how)
+    idf = inverse_document_frequency(frequency.chunk(counts), len(texts), how.smooth_idf)
+    expected = weight_block(counts, idf, how)
+    weights = weight_block(counts, idf, how, overwrite=True)
+    assert np.shares_memory(weights.data, counts.data) or counts.nnz == 0
+    assert_array_equal(weights.data, expected.data)
+    assert_array_equal(weights.indices, expected.indices)
+
+
 def test_wrong_idf_length_is_refused() -> None:
     how = FeatureSettings()
     with pytest.raises(ValueError, match="1048576 columns"):

@@ -104,4 +104,4 @@ def _idf(path: str, fingerprint: str, smooth_idf: bool) -> Float64Array:  # noqa
 def load_weighted(store: RunStore, block: Block, settings: FeatureSettings) -> CsrMatrix:
     """One block as the tiles need it: TF-IDF weights in rows of unit length, float32, shape (rows, n_features)."""
     idf = _idf(store.path, store.figures("idf")["fingerprint"], settings.smooth_idf)
-    return weight_block(read_csr(store, block.index), idf, settings)
+    return weight_block(read_csr(store, block.index), idf, settings, overwrite=True)
