@@ -39,7 +39,7 @@ def weigh_rows(
         if sublinear:
             for i in range(length):
                 if terms[i] != 1.0:
-                    exact[i] = 1.0 + math.log(terms[i])
+                    exact[i] = 1.0 + math.log(exact[i])
         if len(idf) > 0:
             for i in range(length):
                 exact[i] *= idf[np.uint32(columns[i])]

@@ -15,12 +15,12 @@ from typing import Any
 import fsspec
 import numpy as np
 import zarr
+from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store import profile
-from noveltyflow.store.chunks import compressor, read_chunk
 from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
@@ -36,6 +36,11 @@ _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
 
 log = logging.getLogger(__name__)
+
+
+def compressor() -> ZstdCodec:
+    """The codec of every chunk; its checksum turns a flipped bit into an error."""
+    return ZstdCodec(level=1, checksum=True)
 
 
 def _damaged_head(path: str) -> DamageError:
@@ -194,9 +199,7 @@ class RunStore:
             When a chunk is missing or not what was stored.
         """
         try:
-            array = self.reader.array(name)
-            whole = read_chunk(array) if selection is ... else None
-            return np.asarray(array[selection]) if whole is None else whole
+            return np.asarray(self.reader.array(name)[selection])
         except (RuntimeError, ValueError) as error:
             first = selection[0] if isinstance(selection, tuple) else selection
             rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""
