@@ -8,7 +8,8 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, GroupIndex
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 

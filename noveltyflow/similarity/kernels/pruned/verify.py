@@ -6,7 +6,8 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import threshold
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
