@@ -27,6 +27,7 @@ TABLE_UNIT = 64_000.0
 SLOTS = 1 << 16
 CHUNK_GROUPS = 128
 """Consecutive groups whose largest sum tells whether any of them is a candidate."""
+_SHORT_ROW = 24
 AT_ONCE = 12
 """Groups settled before the threshold is looked at anew."""
 
@@ -62,6 +63,7 @@ class Scratch(NamedTuple):
     bounds: Int64Array
     best: Int32Array
     work: Int64Array
+    digits: Int32Array
 
 
 def scratch_bytes(longest_row: int, n_groups: int) -> int:
@@ -90,6 +92,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
         np.zeros(4, np.int64),
+        np.empty(1 << 11, np.int32),
     )
 
 
@@ -98,8 +101,13 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
     """Prepare a row; returns how many of its columns the block has."""
     keys, values, left_out, order = scratch.keys, scratch.values, scratch.left_out, scratch.order
     scratch.work[3] = enter_columns(columns, weights, keys, values, left_out)
-    known = _rank_columns(index.column_rank, columns, order)
-    order[:known].sort()
+    if columns.size > _SHORT_ROW:
+        unsorted = scratch.cursor  # not in use until lists are loaded
+        known = _rank_columns(index.column_rank, columns, unsorted)
+        _sort_ranks(unsorted[:known], order[:known], scratch.digits, index.list_starts.size)
+    else:
+        known = _rank_columns(index.column_rank, columns, order)
+        order[:known].sort()
     _load_lists(index, weights, known, scratch)
     return known
 
@@ -112,6 +120,32 @@ def _rank_columns(column_rank: Int32Array, columns: Int32Array, order: Int64Arra
         order[known] = (np.int64(rank) << 32) | place
         known += int(rank >= 0)
     return known
+
+
+@uncounted
+def _sort_ranks(unsorted: Int64Array, ordered: Int64Array, ends: Int32Array, n_ranks: int) -> None:
+    """Sort what `_rank_columns` gives by three digits of the rank, of as few bits as do; the input is overwritten."""
+    bits = 1
+    while n_ranks >> (3 * bits):
+        bits += 1
+    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32)
+    _sort_by_digit(ordered, unsorted, ends[: 1 << bits], 32 + bits)
+    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32 + 2 * bits)
+
+
+@uncounted
+def _sort_by_digit(numbers: Int64Array, ordered: Int64Array, ends: Int32Array, shift: int) -> None:
+    """Copy numbers in order of the bits from `shift` on, as many as `ends` has places for; equal ones stay in order."""
+    ends[:] = 0
+    for number in numbers:
+        ends[(number >> shift) & (ends.size - 1)] += 1
+    begun = 0
+    for digit in range(ends.size):
+        begun, ends[digit] = begun + ends[digit], begun
+    for number in numbers:
+        digit = (number >> shift) & (ends.size - 1)
+        ordered[ends[digit]] = number
+        ends[digit] += 1
 
 
 @uncounted
