@@ -28,6 +28,9 @@ SLOTS = 1 << 16
 CHUNK_GROUPS = 128
 """Consecutive groups whose largest sum tells whether any of them is a candidate."""
 _SHORT_ROW = 24
+"""Columns of a row up to which they are sorted by comparing."""
+_DIGITS = 1 << 11
+"""Values of a digit of a rank, at most: three make 33 bits."""
 AT_ONCE = 12
 """Groups settled before the threshold is looked at anew."""
 
@@ -42,9 +45,10 @@ class Scratch(NamedTuple):
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
     record code; `known_codes` uint32 (`SLOTS` / 32,): a bit for each of them that is not 0, which fit the first-level
-    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups; `bounds`
-    int64 (8,); `best` int32 (`AT_ONCE`,): groups; `work` int64 (4,): multiply-adds, groups bounded, similarities
-    computed, and how many places of this row are left out.
+    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
+    `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
+    `work` int64 (4,): multiply-adds, groups bounded, similarities computed, and how many places of this row are left
+    out; `digits` int32: see `_sort_by_digit`.
     """
 
     accumulators: Int32Array
@@ -60,6 +64,7 @@ class Scratch(NamedTuple):
     values: Float32Array
     left_out: Int32Array
     candidates: Int32Array
+    products: AnyArray
     bounds: Int64Array
     best: Int32Array
     work: Int64Array
@@ -68,7 +73,7 @@ class Scratch(NamedTuple):
 
 def scratch_bytes(longest_row: int, n_groups: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 48 * longest_row + 2 * SLOTS + SLOTS // 8 + 8 * PLACES + 1024
+    return 8 * n_groups + 48 * longest_row + 2 * SLOTS + SLOTS // 8 + 8 * PLACES + 4 * _DIGITS + 1024
 
 
 @numba.njit(nogil=True, cache=True)
@@ -89,10 +94,11 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(PLACES, np.float32),
         np.empty(longest_row, np.int32),
         np.empty(n_groups, np.int32),
+        np.zeros(GROUP_ROWS, np.uint32),
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
         np.zeros(4, np.int64),
-        np.empty(1 << 11, np.int32),
+        np.empty(_DIGITS, np.int32),
     )
 
 
@@ -135,7 +141,7 @@ def _sort_ranks(unsorted: Int64Array, ordered: Int64Array, ends: Int32Array, n_r
 
 @uncounted
 def _sort_by_digit(numbers: Int64Array, ordered: Int64Array, ends: Int32Array, shift: int) -> None:
-    """Copy numbers in order of the bits from `shift` on, as many as `ends` has places for; equal ones stay in order."""
+    """Copy numbers in order of as many bits from `shift` on as `ends` has places for; equal ones stay in order."""
     ends[:] = 0
     for number in numbers:
         ends[(number >> shift) & (ends.size - 1)] += 1
