@@ -16,7 +16,13 @@ from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
 from noveltyflow.similarity.kernels.pruned.query import make_scratch
-from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns, score
+from noveltyflow.similarity.kernels.scoring import (
+    enter_columns,
+    leave_columns,
+    places_for,
+    score,
+    table_bytes,
+)
 
 
 class Table:
@@ -24,7 +30,9 @@ class Table:
 
     def __init__(self, columns, weights):
         self.columns, self.weights = columns, weights
-        self.keys, self.values = np.full(PLACES, -1, np.int32), np.zeros(PLACES, np.float32)
+        places = places_for(columns.size)
+        self.keys, self.values = np.full(places, -1, np.int32), np.zeros(places, np.float32)
+        assert self.keys.nbytes + self.values.nbytes <= table_bytes(columns.size)
         self.left_out = np.empty(columns.size, np.int32)
 
     def __enter__(self):
@@ -61,7 +69,7 @@ def some_row(rng, length, features):
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([1, 30, 300, 2_000, 3_000]),
+    st.sampled_from([1, 30, 300, 2_000, 8_000, 9_000]),
     st.sampled_from([1, 30, 300, 3_000]),
     st.sampled_from([400, 4_000, 1 << 20]),
 )
@@ -75,7 +83,7 @@ def test_scores_are_those_of_the_definition(seed, own_length, length, features):
 
 def test_columns_without_room_are_scored_too():
     rng = np.random.default_rng(0)
-    query = some_row(rng, 2_000, 1 << 24)
+    query = some_row(rng, 4_000, 1 << 24)
     with Table(*query) as table:
         assert table.left_out.size > 20
         for place in table.left_out:

@@ -10,7 +10,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
-from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns
+from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 UNIT = 2.0**28
@@ -73,7 +73,15 @@ class Scratch(NamedTuple):
 
 def scratch_bytes(longest_row: int, n_groups: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 48 * longest_row + 2 * SLOTS + SLOTS // 8 + 8 * PLACES + 4 * _DIGITS + 1024
+    return (
+        8 * n_groups
+        + 48 * longest_row
+        + 2 * SLOTS
+        + SLOTS // 8
+        + table_bytes(longest_row)
+        + 4 * _DIGITS
+        + 1024
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -90,8 +98,8 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
         np.zeros(SLOTS // 32, np.uint32),
-        np.full(PLACES, -1, np.int32),
-        np.empty(PLACES, np.float32),
+        np.full(places_for(longest_row), -1, np.int32),
+        np.empty(places_for(longest_row), np.float32),
         np.empty(longest_row, np.int32),
         np.empty(n_groups, np.int32),
         np.zeros(GROUP_ROWS, np.uint32),
