@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
-from noveltyflow.similarity.kernels.pruned.query import make_scratch
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, lowest_bit
+from noveltyflow.similarity.kernels.pruned.query import _sort_ranks, make_scratch
 from noveltyflow.similarity.kernels.scoring import (
     enter_columns,
     leave_columns,
@@ -126,6 +126,36 @@ def test_known_codes_are_those_whose_bit_is_set(seed, start, share):
 @given(st.integers(1, 2**64 - 1))
 def test_the_lowest_bit_is_found(bits):
     assert lowest(np.uint64(bits)) == (bits & -bits).bit_length() - 1
+
+
+@numba.njit
+def add_hits_64(hits, first, codes, table, weights, bounds):
+    add_hits(hits, first, codes, table, weights, bounds)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_products_of_eight_are_those_of_the_definition(hits, first, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(100, size=first + LANES).astype(np.uint16)
+    table = rng.integers(1 << 16, size=100).astype(np.uint16)
+    weights = rng.integers(256, size=(first + LANES, 8)).astype(np.uint8)
+    bounds = np.arange(8, dtype=np.uint32)
+    add_hits_64(np.uint64(hits), first, codes, table, weights.view(np.uint64).ravel(), bounds)
+    expected = np.arange(8)
+    for place in range(LANES):
+        if hits >> place & 1:
+            expected += int(table[codes[first + place]]) * weights[first + place].astype(int)
+    assert bounds.tolist() == expected.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 1 << 31), st.integers(0, 300), st.integers(0, 2**32 - 1))
+def test_ranks_are_sorted_with_their_places(n_ranks, length, seed):
+    ranks = np.random.default_rng(seed).integers(n_ranks, size=length)
+    unsorted = (ranks << 32) | np.arange(length)
+    ordered, expected = np.empty(length, np.int64), np.sort(unsorted)
+    _sort_ranks(unsorted, ordered, np.empty(1 << 11, np.int32), n_ranks)
+    assert ordered.tolist() == expected.tolist()
 
 
 def test_no_references_are_counted():

@@ -111,6 +111,23 @@ def _sum_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
+def _prefetch(_typing: Any, postings: Any, place: Any) -> Any:
+    if not is_flat(postings, types.uint32):
+        raise numba.TypingError("a contiguous array of uint32 is needed")
+    return types.void(postings, types.int64), _ask_for
+
+
+def _ask_for(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    data = context.make_array(signature.args[0])(context, builder, args[0]).data
+    flag = ir.IntType(32)
+    address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+    declare: Any = cgutils.get_or_insert_function
+    kinds = [ir.IntType(8).as_pointer(), flag, flag, flag]
+    declared = declare(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+    builder.call(declared, [address, flag(0), flag(3), flag(1)])
+    return context.get_dummy_value()
+
+
 reaching: Any = intrinsic(_reaching)
 """`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
 known: Any = intrinsic(_known)
@@ -120,3 +137,5 @@ lowest_bit: Any = intrinsic(_lowest_bit)
 add_hits: Any = intrinsic(_add_hits)
 """`add_hits(hits, first, codes, table, weights, bounds)`: for every bit i that is set, add the product of
 table[codes[first + i]] and byte j of weights[first + i] to bounds[j], of which there are eight."""
+prefetch: Any = intrinsic(_prefetch)
+"""`prefetch(postings, place)`: ask for postings[place], which may stand beyond the end, to be in the cache soon."""
