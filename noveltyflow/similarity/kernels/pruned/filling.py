@@ -18,6 +18,8 @@ GROUP_ROWS = 8
 _GROUP_BITS = CODE_BITS + 3
 _LEVELS = 255
 _SHORT_LIST = 24
+_LIST_COST = 10
+"""What a list costs beside its entries, in entries: as measured, 200 ns and 20 ns each."""
 
 
 class Filled(NamedTuple):
@@ -90,12 +92,12 @@ def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads:
 
 
 def _portions(columns: Int32Array, lists: Lists, threads: int) -> list[Ranks]:
-    """Cut ranks, from the most frequent to the rarest, into portions with about as many entries."""
+    """Cut ranks, from the most frequent to the rarest, into portions that take about as long."""
     borders = [0, columns.size]
     if threads > 1:
-        lengths = lists.starts[columns + 1] - lists.starts[columns]
-        ends = np.cumsum(lengths)
-        borders[1:1] = np.searchsorted(ends, lists.entries.size * np.arange(1, threads) / threads).tolist()
+        costs = np.cumsum(lists.starts[columns + 1] - lists.starts[columns] + _LIST_COST)
+        shares = np.arange(1, threads) / threads
+        borders[1:1] = np.searchsorted(costs, shares * costs.max(initial=0)).tolist()
     return [Ranks(columns, *lists, first, last) for first, last in reversed(list(pairwise(borders)))]
 
 
