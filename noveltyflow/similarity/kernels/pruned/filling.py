@@ -65,11 +65,14 @@ def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads:
     portions = _portions(columns, lists, threads)
     starts = np.zeros(columns.size + 1, np.int64)
     counts = np.zeros((len(portions), n_groups), np.int64)
-    side_by_side(lambda part: _count(portions[part], starts, counts[part]), range(len(portions)))
     squares = np.zeros((len(portions), GROUP_ROWS * n_groups), np.float64)
-    side_by_side(
-        lambda part: _add_squares(portions[part], WEIGHTS, squares[part + 1]), range(len(portions) - 1)
-    )
+
+    def count(part: int) -> None:
+        _count(portions[part], starts, counts[part])
+        if part + 1 < len(portions):
+            _add_squares(portions[part], WEIGHTS, squares[part + 1])
+
+    side_by_side(count, range(len(portions)))
     np.cumsum(squares, axis=0, out=squares)
     np.cumsum(starts, out=starts)
     records = np.zeros(n_groups + 1, np.int64)
