@@ -90,8 +90,8 @@ class _Counting:
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         return self.inner.compute_bytes(queries, candidates, n_neighbors)
 
-    def prepare(self, block: CsrMatrix) -> PreparedBlock:
-        return self.inner.prepare(block)
+    def prepare(self, block: CsrMatrix, threads: int = 1) -> PreparedBlock:
+        return self.inner.prepare(block, threads)
 
     def compute(
         self,

@@ -85,7 +85,7 @@ def search(
     kernel : TileKernel
         What computes the tiles.
     threads : int
-        Calls of the kernel at a time.
+        Calls of the kernel at a time, and threads that index a block.
     block_rows : int, optional
         Rows of `others` in a block; by default all of them. It does not change the result.
     query_rows : int
@@ -100,7 +100,7 @@ def search(
     with ThreadPoolExecutor(threads) as pool:
         for tile in strip(Block(0, 0, queries.shape[0]), blocks):
             block = tile.candidates
-            prepared = kernel.prepare(rows_of(others, block))
+            prepared = kernel.prepare(rows_of(others, block), threads)
             part_of_tile = partial(_update, kernel, queries, prepared, best, block.start, exclude_self)
             stats = sum(pool.map(part_of_tile, parts), stats)
     return best, stats

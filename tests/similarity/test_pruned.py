@@ -18,15 +18,9 @@ from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.pruned.index import (
-    _CODE_BITS,
-    _CODE_MASK,
-    _WEIGHTS,
-    GROUP_ROWS,
-    MOST_ROWS,
-    GroupIndex,
-    _transpose,
-)
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Rows, transpose
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
@@ -40,7 +34,7 @@ NON_NEGATIVE = sorted(set(SHAPES) - {"signed"})
 class Exhaustive(CpuKernel):
     """The CPU kernel without an index, which computes every pair."""
 
-    def prepare(self, block):
+    def prepare(self, block, threads=1):
         return CpuPrepared(block, None)
 
 
@@ -205,6 +199,16 @@ def test_identical_rows_are_indexed_once():
     assert GroupIndex.of(X, distinct).record_starts.size - 1 == -(-10 // GROUP_ROWS)
 
 
+@pytest.mark.parametrize("threads", [2, 3, 50])
+@pytest.mark.parametrize("shape", sorted(HARD))
+def test_threads_do_not_change_the_index(shape, threads):
+    X = HARD[shape](500)
+    distinct = Distinct.of(X)
+    one, several = GroupIndex.of(X, distinct), GroupIndex.of(X, distinct, threads)
+    for alone, together in zip(one, several, strict=True):
+        np.testing.assert_array_equal(alone, together)
+
+
 def test_an_index_has_no_more_rows_than_it_can_number():
     X = sp.csr_matrix((MOST_ROWS + 1, 3), dtype=np.float32)
     with pytest.raises(ValueError, match=f"at most {MOST_ROWS:,}"):
@@ -226,16 +230,11 @@ def test_memory_is_as_projected(shape):
 def test_transposed_weights_are_rounded_up_and_not_far(weights):
     weights = np.array(weights, np.float32)
     n = len(weights)
-    starts, entries = _transpose(
-        np.arange(n),
-        np.arange(1, n + 1),
-        np.zeros(n, np.int32),
-        weights.view(np.uint32),
-        np.zeros(3, np.int64),
-    )
+    rows = Rows(np.arange(n), np.arange(1, n + 1), np.zeros(n, np.int32), weights.view(np.uint32))
+    starts, entries = transpose(rows, 1, 1)
     assert starts.tolist() == [0, n]
-    assert (entries >> _CODE_BITS).tolist() == list(range(n))
-    coded = _WEIGHTS[entries & _CODE_MASK]
+    assert (entries >> CODE_BITS).tolist() == list(range(n))
+    coded = WEIGHTS[entries & CODE_MASK]
     assert (coded >= weights).all()
     assert (coded <= np.maximum(2.0**-15, weights * (1 + 2.0**-9))).all()
 

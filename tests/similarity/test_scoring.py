@@ -14,9 +14,15 @@ from hypothesis import strategies as st
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
-from noveltyflow.similarity.kernels.pruned.query import make_scratch
-from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns, score
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, lowest_bit
+from noveltyflow.similarity.kernels.pruned.query import _sort_ranks, make_scratch
+from noveltyflow.similarity.kernels.scoring import (
+    enter_columns,
+    leave_columns,
+    places_for,
+    score,
+    table_bytes,
+)
 
 
 class Table:
@@ -24,7 +30,9 @@ class Table:
 
     def __init__(self, columns, weights):
         self.columns, self.weights = columns, weights
-        self.keys, self.values = np.full(PLACES, -1, np.int32), np.zeros(PLACES, np.float32)
+        places = places_for(columns.size)
+        self.keys, self.values = np.full(places, -1, np.int32), np.zeros(places, np.float32)
+        assert self.keys.nbytes + self.values.nbytes <= table_bytes(columns.size)
         self.left_out = np.empty(columns.size, np.int32)
 
     def __enter__(self):
@@ -61,7 +69,7 @@ def some_row(rng, length, features):
 @settings(max_examples=200, deadline=None)
 @given(
     st.integers(0, 2**32 - 1),
-    st.sampled_from([1, 30, 300, 2_000, 3_000]),
+    st.sampled_from([1, 30, 300, 2_000, 8_000, 9_000]),
     st.sampled_from([1, 30, 300, 3_000]),
     st.sampled_from([400, 4_000, 1 << 20]),
 )
@@ -75,7 +83,7 @@ def test_scores_are_those_of_the_definition(seed, own_length, length, features):
 
 def test_columns_without_room_are_scored_too():
     rng = np.random.default_rng(0)
-    query = some_row(rng, 2_000, 1 << 24)
+    query = some_row(rng, 4_000, 1 << 24)
     with Table(*query) as table:
         assert table.left_out.size > 20
         for place in table.left_out:
@@ -118,6 +126,36 @@ def test_known_codes_are_those_whose_bit_is_set(seed, start, share):
 @given(st.integers(1, 2**64 - 1))
 def test_the_lowest_bit_is_found(bits):
     assert lowest(np.uint64(bits)) == (bits & -bits).bit_length() - 1
+
+
+@numba.njit
+def add_hits_64(hits, first, codes, table, weights, bounds):
+    add_hits(hits, first, codes, table, weights, bounds)
+
+
+@given(st.integers(0, 2**64 - 1), st.integers(0, 5), st.integers(0, 2**32 - 1))
+def test_products_of_eight_are_those_of_the_definition(hits, first, seed):
+    rng = np.random.default_rng(seed)
+    codes = rng.integers(100, size=first + LANES).astype(np.uint16)
+    table = rng.integers(1 << 16, size=100).astype(np.uint16)
+    weights = rng.integers(256, size=(first + LANES, 8)).astype(np.uint8)
+    bounds = np.arange(8, dtype=np.uint32)
+    add_hits_64(np.uint64(hits), first, codes, table, weights.view(np.uint64).ravel(), bounds)
+    expected = np.arange(8)
+    for place in range(LANES):
+        if hits >> place & 1:
+            expected += int(table[codes[first + place]]) * weights[first + place].astype(int)
+    assert bounds.tolist() == expected.tolist()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.integers(1, 1 << 31), st.integers(0, 300), st.integers(0, 2**32 - 1))
+def test_ranks_are_sorted_with_their_places(n_ranks, length, seed):
+    ranks = np.random.default_rng(seed).integers(n_ranks, size=length)
+    unsorted = (ranks << 32) | np.arange(length)
+    ordered, expected = np.empty(length, np.int64), np.sort(unsorted)
+    _sort_ranks(unsorted, ordered, np.empty(1 << 11, np.int32), n_ranks)
+    assert ordered.tolist() == expected.tolist()
 
 
 def test_no_references_are_counted():

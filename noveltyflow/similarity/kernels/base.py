@@ -90,15 +90,18 @@ class TileKernel(Protocol):
         ...
 
     def prepare_bytes(self, candidates: BlockShape) -> int:
-        """Return an upper bound of the bytes that `prepare` allocates, its result included."""
+        """Return an upper bound of the bytes that `prepare` allocates on one thread, its result included."""
         ...
 
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return an upper bound of what `prepare` keeps beside the block and `compute` allocates, in bytes."""
         ...
 
-    def prepare(self, block: CsrMatrix) -> PreparedBlock:
-        """Index a block of candidates; worth keeping while several tiles use the same block."""
+    def prepare(self, block: CsrMatrix, threads: int = 1) -> PreparedBlock:
+        """Index a block of candidates; worth keeping while several tiles use the same block.
+
+        A kernel may use up to `threads` threads, which do not change the result.
+        """
         ...
 
     def compute(

@@ -107,7 +107,7 @@ class CpuKernel:
         whole = index_bytes(shape.rows, shape.nonzeros, shape.features)
         return whole + more_parts * ranks + ROW_BYTES * shape.rows
 
-    def prepare(self, block: CsrMatrix) -> CpuPrepared:
+    def prepare(self, block: CsrMatrix, threads: int = 1) -> CpuPrepared:
         """Index `block`."""
         if block.nnz and block.data.min() < 0:
             return CpuPrepared(block, None, PostingLists.of(block))
@@ -119,7 +119,9 @@ class CpuKernel:
             distinct = Distinct.of(rows)
             frequent = frequent_columns(rows, self.dense_share)
             index = (
-                GroupIndex.of(rows, distinct) if frequent is None else DenseIndex.of(rows, distinct, frequent)
+                GroupIndex.of(rows, distinct, threads)
+                if frequent is None
+                else DenseIndex.of(rows, distinct, frequent)
             )
             parts.append(IndexedPart(part.start, distinct, index))
         return CpuPrepared(block, tuple(parts))

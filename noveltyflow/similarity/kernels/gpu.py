@@ -111,7 +111,7 @@ class GpuKernel:
         """See `DeviceKernel.limit_device_memory`."""
         self._device.limit_memory(n_bytes)
 
-    def prepare(self, block: CsrMatrix) -> GpuPrepared:
+    def prepare(self, block: CsrMatrix, threads: int = 1) -> GpuPrepared:  # noqa: ARG002 - the device does it
         """Copy `block` to the device and index it there."""
         return GpuPrepared(block.shape[0], tuple(self._prepare(block, 0)))
 

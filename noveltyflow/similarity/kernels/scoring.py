@@ -11,11 +11,13 @@ from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.insertion import insert_neighbor
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
-PLACES = 1 << 14
-"""Slots of the table in which a query's columns are found; it fits a core's second-level cache."""
+_LEAST_PLACES, _MOST_PLACES = 1 << 14, 1 << 17
+"""Slots of the table in which a query's columns are found; the least fit a core's second-level cache."""
+_PLACES_EACH = 32
+"""Slots for each column: so few columns meet that looking for them one by one is a small part of a similarity."""
 MUCH_LONGER = 32
 """How many times as long as a query a row is when looking for each column of the query is cheaper."""
-_CROWDED = PLACES // 8
+_CROWDED = 1 << 13
 _NO_COLUMN = np.int32(-1)
 _DOUBT = _CROWDED * 2.0**-51
 """How far, relatively, sums of up to `_CROWDED` products can lie apart in two orders, if none is negative.
@@ -46,25 +48,40 @@ class Query(NamedTuple):
 
 
 @uncounted
-def _slot_of(column: int) -> np.uint64:
-    """Place of a column in a table of `PLACES`, by Fibonacci hashing."""
-    return np.uint64(np.uint32(np.uint32(column) * np.uint32(2654435769)) >> np.uint32(18))
+def places_for(n_columns: int) -> int:
+    """Slots of the table for a query of at most so many columns, a power of two."""
+    places = _LEAST_PLACES
+    while places < _MOST_PLACES and places < _PLACES_EACH * n_columns:
+        places *= 2
+    return places
+
+
+def table_bytes(longest_query: int) -> int:
+    """Upper bound of the bytes of keys and values of a table for queries of at most so many columns."""
+    return 8 * min(max(_LEAST_PLACES, 2 * _PLACES_EACH * longest_query), _MOST_PLACES)
+
+
+@uncounted
+def _slot_of(column: int, places: int) -> np.uint64:
+    """Place of a column in a table, by Fibonacci hashing."""
+    mixed = np.uint32(np.uint32(column) * np.uint32(2654435769)) >> np.uint32(12)
+    return np.uint64(mixed & np.uint32(places - 1))
 
 
 @uncounted
 def enter_columns(
     columns: Int32Array, weights: Float32Array, keys: Int32Array, values: Float32Array, left_out: Int32Array
 ) -> int:
-    """Write a query into an empty table of `PLACES` slots.
+    """Write a query into the first slots, as many as `places_for` says, of an empty table.
 
     Where two columns meet, the first one stays, and the place of the other is written into `left_out`; returns how
     many those are.
     """
     if columns.size > _CROWDED:
         return 0
-    found = 0
+    found, places = 0, places_for(columns.size)
     for place in range(columns.size):
-        slot = _slot_of(columns[place])
+        slot = _slot_of(columns[place], places)
         if keys[slot] == _NO_COLUMN:
             keys[slot], values[slot] = columns[place], weights[place]
         else:
@@ -77,8 +94,9 @@ def enter_columns(
 def leave_columns(columns: Int32Array, keys: Int32Array) -> None:
     """Make the table empty again."""
     if columns.size <= _CROWDED:
+        places = places_for(columns.size)
         for column in columns:
-            keys[_slot_of(column)] = _NO_COLUMN
+            keys[_slot_of(column, places)] = _NO_COLUMN
 
 
 @uncounted
@@ -100,7 +118,7 @@ def score(
         return _score_by_bisection(own_columns, own_weights, columns, weights)
     if own_columns.size > _CROWDED:
         return _score_by_merging(own_columns, own_weights, columns, weights)
-    total = _sum_in_any_order(columns, weights, keys, values)
+    total = _sum_in_any_order(columns, weights, keys, values, places_for(own_columns.size))
     for own in left_out:
         place = _find(columns, own_columns[own])
         if place >= 0:
@@ -115,13 +133,13 @@ def score(
 
 @numba.njit(nogil=True, cache=True, fastmath={"reassoc"})
 def _sum_in_any_order(
-    columns: Int32Array, weights: Float32Array, keys: Int32Array, values: Float32Array
+    columns: Int32Array, weights: Float32Array, keys: Int32Array, values: Float32Array, places: int
 ) -> float:
     """Sum of the products of weights in columns of the table; vectors of partial sums, where there is a gather."""
     total = 0.0
     for place in range(np.uint64(columns.size)):
         column = columns[place]
-        slot = _slot_of(column)
+        slot = _slot_of(column, places)
         own = values[slot] if keys[slot] == column else np.float32(0.0)
         total += np.float64(own) * np.float64(weights[place])
     return total

@@ -10,14 +10,15 @@ import numpy as np
 from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, LEVELS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
 from noveltyflow.similarity.kernels.scoring import (
-    PLACES,
     SINGLE,
     Members,
     Query,
     enter_columns,
     insert_members,
     leave_columns,
+    places_for,
     score,
+    table_bytes,
 )
 from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
 
@@ -62,7 +63,7 @@ class Batch(NamedTuple):
 def batch_bytes(longest_row: int) -> int:
     """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
     each = 14 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
-    return BATCH_ROWS * each + 8 * SLAB_ROWS + 8 * PLACES + 4 * longest_row + 1024
+    return BATCH_ROWS * each + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
 
 
 @numba.njit(nogil=True, cache=True)
@@ -82,8 +83,8 @@ def _make_batch(longest_query: int) -> Batch:
         np.zeros(GROUP_ROWS, np.uint16),
         np.empty(SLAB_ROWS, np.int32),
         np.empty(SLAB_ROWS, np.int32),
-        np.full(PLACES, -1, np.int32),
-        np.empty(PLACES, np.float32),
+        np.full(places_for(longest_query), -1, np.int32),
+        np.empty(places_for(longest_query), np.float32),
         np.empty(longest_query, np.int32),
         np.zeros(4, np.int64),
         width,

@@ -6,10 +6,13 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, reaching
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, prefetch, reaching
 from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
+
+_LISTS_AHEAD = 8
+"""How many lists before its own turn the first posting of a list is asked for."""
 
 
 @uncounted
@@ -30,6 +33,7 @@ def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: floa
         level = 255.0 * skip / scratch.norm[step]
         if level >= 255.0:
             break
+        prefetch(index.postings, scratch.cursor[min(step + _LISTS_AHEAD, known - 1)])
         left = index.postings[scratch.cursor[step] : scratch.end[step]]
         added = _add(left, scratch.weight[step], np.uint32(level), scratch.accumulators)
         scratch.cursor[step] += added

@@ -1,4 +1,4 @@
-"""Which of many sums are large enough, as bits: vector code; see `kernels.vectors`."""
+"""Sums that are large enough and codes that are known, as bits, and products of eight: see `kernels.vectors`."""
 
 from __future__ import annotations
 
@@ -17,6 +17,10 @@ _CODES = ir.VectorType(ir.IntType(16), LANES)
 _PLACES = ir.VectorType(ir.IntType(64), LANES)
 _POINTERS = ir.VectorType(ir.IntType(32).as_pointer(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
+_INT64 = ir.IntType(64)
+_MEMBERS = ir.VectorType(ir.IntType(8), 8)
+_BOUNDS = ir.VectorType(ir.IntType(32), 8)
+_ARRAYS = (types.uint16, types.uint16, types.uint64, types.uint32)
 
 
 def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
@@ -71,9 +75,67 @@ def _lowest_bit(_typing: Any, bits: Any) -> Any:
     return types.int64(types.uint64), count
 
 
+def _add_hits(_typing: Any, hits: Any, first: Any, codes: Any, table: Any, weights: Any, bounds: Any) -> Any:
+    arrays = (codes, table, weights, bounds)
+    if not all(is_flat(array, number) for array, number in zip(arrays, _ARRAYS, strict=True)):
+        raise numba.TypingError("contiguous arrays of uint16, uint16, uint64 and uint32 are needed")
+    return types.void(types.uint64, types.int64, *arrays), _sum_products
+
+
+def _sum_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    codes, table, weights, bounds = (
+        context.make_array(signature.args[number])(context, builder, args[number]).data
+        for number in range(2, 6)
+    )
+    target = builder.bitcast(bounds, _BOUNDS.as_pointer())
+    begun, before = builder.load(target, align=4), builder.block
+    loop, after = builder.append_basic_block("hits"), builder.append_basic_block("done")
+    builder.cbranch(builder.icmp_unsigned("!=", args[0], _INT64(0)), loop, after)
+    builder.position_at_end(loop)
+    hits, total = builder.phi(_INT64), builder.phi(_BOUNDS)
+    place = builder.add(args[1], builder.cttz(hits, ir.IntType(1)(1)))
+    code = builder.zext(builder.load(builder.gep(codes, [place])), _INT64)
+    factor = builder.zext(builder.load(builder.gep(table, [code])), ir.IntType(32))
+    members = builder.load(builder.bitcast(builder.gep(weights, [place]), _MEMBERS.as_pointer()), align=8)
+    products = builder.mul(builder.zext(members, _BOUNDS), spread(builder, factor, _BOUNDS))
+    more, left = builder.add(total, products), builder.and_(hits, builder.sub(hits, _INT64(1)))
+    for phi, first, following in ((hits, args[0], left), (total, begun, more)):
+        phi.add_incoming(first, before)
+        phi.add_incoming(following, loop)
+    builder.cbranch(builder.icmp_unsigned("!=", left, _INT64(0)), loop, after)
+    builder.position_at_end(after)
+    result = builder.phi(_BOUNDS)
+    result.add_incoming(begun, before)
+    result.add_incoming(more, loop)
+    builder.store(result, target, align=4)
+    return context.get_dummy_value()
+
+
+def _prefetch(_typing: Any, postings: Any, place: Any) -> Any:
+    if not is_flat(postings, types.uint32):
+        raise numba.TypingError("a contiguous array of uint32 is needed")
+    return types.void(postings, types.int64), _ask_for
+
+
+def _ask_for(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    data = context.make_array(signature.args[0])(context, builder, args[0]).data
+    flag = ir.IntType(32)
+    address = builder.bitcast(builder.gep(data, [args[1]]), ir.IntType(8).as_pointer())
+    declare: Any = cgutils.get_or_insert_function
+    kinds = [ir.IntType(8).as_pointer(), flag, flag, flag]
+    declared = declare(builder.module, ir.FunctionType(ir.VoidType(), kinds), "llvm.prefetch.p0")
+    builder.call(declared, [address, flag(0), flag(3), flag(1)])
+    return context.get_dummy_value()
+
+
 reaching: Any = intrinsic(_reaching)
 """`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
 known: Any = intrinsic(_known)
 """`known(codes, start, words)`: a uint64 with bit i set where bit number codes[start + i] of `words` is set."""
 lowest_bit: Any = intrinsic(_lowest_bit)
 """`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
+add_hits: Any = intrinsic(_add_hits)
+"""`add_hits(hits, first, codes, table, weights, bounds)`: for every bit i that is set, add the product of
+table[codes[first + i]] and byte j of weights[first + i] to bounds[j], of which there are eight."""
+prefetch: Any = intrinsic(_prefetch)
+"""`prefetch(postings, place)`: ask for postings[place], which may stand beyond the end, to be in the cache soon."""

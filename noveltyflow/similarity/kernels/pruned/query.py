@@ -8,8 +8,9 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, ROUND_UP, GroupIndex
-from noveltyflow.similarity.kernels.scoring import PLACES, enter_columns, leave_columns
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
+from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 UNIT = 2.0**28
@@ -26,6 +27,10 @@ TABLE_UNIT = 64_000.0
 SLOTS = 1 << 16
 CHUNK_GROUPS = 128
 """Consecutive groups whose largest sum tells whether any of them is a candidate."""
+_SHORT_ROW = 24
+"""Columns of a row up to which they are sorted by comparing."""
+_DIGITS = 1 << 11
+"""Values of a digit of a rank, at most: three make 33 bits."""
 AT_ONCE = 12
 """Groups settled before the threshold is looked at anew."""
 
@@ -40,9 +45,10 @@ class Scratch(NamedTuple):
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
     record code; `known_codes` uint32 (`SLOTS` / 32,): a bit for each of them that is not 0, which fit the first-level
-    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups; `bounds`
-    int64 (8,); `best` int32 (`AT_ONCE`,): groups; `work` int64 (4,): multiply-adds, groups bounded, similarities
-    computed, and how many places of this row are left out.
+    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
+    `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
+    `work` int64 (4,): multiply-adds, groups bounded, similarities computed, and how many places of this row are left
+    out; `digits` int32: see `_sort_by_digit`.
     """
 
     accumulators: Int32Array
@@ -58,14 +64,24 @@ class Scratch(NamedTuple):
     values: Float32Array
     left_out: Int32Array
     candidates: Int32Array
+    products: AnyArray
     bounds: Int64Array
     best: Int32Array
     work: Int64Array
+    digits: Int32Array
 
 
 def scratch_bytes(longest_row: int, n_groups: int) -> int:
     """Bytes of the arrays that `make_scratch` makes."""
-    return 8 * n_groups + 48 * longest_row + 2 * SLOTS + SLOTS // 8 + 8 * PLACES + 1024
+    return (
+        8 * n_groups
+        + 48 * longest_row
+        + 2 * SLOTS
+        + SLOTS // 8
+        + table_bytes(longest_row)
+        + 4 * _DIGITS
+        + 1024
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -82,13 +98,15 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
         np.zeros(SLOTS // 32, np.uint32),
-        np.full(PLACES, -1, np.int32),
-        np.empty(PLACES, np.float32),
+        np.full(places_for(longest_row), -1, np.int32),
+        np.empty(places_for(longest_row), np.float32),
         np.empty(longest_row, np.int32),
         np.empty(n_groups, np.int32),
+        np.zeros(GROUP_ROWS, np.uint32),
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
         np.zeros(4, np.int64),
+        np.empty(_DIGITS, np.int32),
     )
 
 
@@ -97,8 +115,13 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
     """Prepare a row; returns how many of its columns the block has."""
     keys, values, left_out, order = scratch.keys, scratch.values, scratch.left_out, scratch.order
     scratch.work[3] = enter_columns(columns, weights, keys, values, left_out)
-    known = _rank_columns(index.column_rank, columns, order)
-    order[:known].sort()
+    if columns.size > _SHORT_ROW:
+        unsorted = scratch.cursor  # not in use until lists are loaded
+        known = _rank_columns(index.column_rank, columns, unsorted)
+        _sort_ranks(unsorted[:known], order[:known], scratch.digits, index.list_starts.size)
+    else:
+        known = _rank_columns(index.column_rank, columns, order)
+        order[:known].sort()
     _load_lists(index, weights, known, scratch)
     return known
 
@@ -111,6 +134,32 @@ def _rank_columns(column_rank: Int32Array, columns: Int32Array, order: Int64Arra
         order[known] = (np.int64(rank) << 32) | place
         known += int(rank >= 0)
     return known
+
+
+@uncounted
+def _sort_ranks(unsorted: Int64Array, ordered: Int64Array, ends: Int32Array, n_ranks: int) -> None:
+    """Sort what `_rank_columns` gives by three digits of the rank, of as few bits as do; the input is overwritten."""
+    bits = 1
+    while n_ranks >> (3 * bits):
+        bits += 1
+    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32)
+    _sort_by_digit(ordered, unsorted, ends[: 1 << bits], 32 + bits)
+    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32 + 2 * bits)
+
+
+@uncounted
+def _sort_by_digit(numbers: Int64Array, ordered: Int64Array, ends: Int32Array, shift: int) -> None:
+    """Copy numbers in order of as many bits from `shift` on as `ends` has places for; equal ones stay in order."""
+    ends[:] = 0
+    for number in numbers:
+        ends[(number >> shift) & (ends.size - 1)] += 1
+    begun = 0
+    for digit in range(ends.size):
+        begun, ends[digit] = begun + ends[digit], begun
+    for number in numbers:
+        digit = (number >> shift) & (ends.size - 1)
+        ordered[ends[digit]] = number
+        ends[digit] += 1
 
 
 @uncounted

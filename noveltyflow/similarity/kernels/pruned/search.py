@@ -7,7 +7,8 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import collect, largest, still_possible, threshold, walk
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import (
     AT_ONCE,
     Scratch,

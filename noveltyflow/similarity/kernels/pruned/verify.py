@@ -6,8 +6,9 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import threshold
-from noveltyflow.similarity.kernels.pruned.index import GROUP_ROWS, GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, known, lowest_bit
+from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
+from noveltyflow.similarity.kernels.pruned.index import GroupIndex
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
 from noveltyflow.types import AnyArray, Int32Array, Int64Array
@@ -17,8 +18,6 @@ SETTLED = np.int32(-(1 << 31))
 _HITS_AT_ONCE = 256
 """Products of a 16-bit factor and an 8-bit weight whose sum fits 32 bits, whatever they are."""
 _UNKNOWN = 1 << 62
-_PAIR = np.uint64(0x000000FF000000FF)
-_LOW = np.uint64(0xFFFFFFFF)
 
 
 @uncounted
@@ -31,10 +30,11 @@ def settle(
     scratch: Scratch,
 ) -> None:
     """Bound every member of each group that is still possible, and insert those that can be among the best k."""
-    sums, table, known_codes, bounds, keys, values, left_out = (
+    sums, table, known_codes, products, bounds, keys, values, left_out = (
         scratch.accumulators,
         scratch.table,
         scratch.known_codes,
+        scratch.products,
         scratch.bounds,
         scratch.keys,
         scratch.values,
@@ -56,7 +56,9 @@ def settle(
         if similarities[-1] == -np.inf or starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
             bounds[:] = _UNKNOWN
         else:
-            _bound_members(codes, lanes, starts[group], starts[group + 1], table, known_codes, bounds)
+            _bound_members(
+                codes, lanes, starts[group], starts[group + 1], table, known_codes, products, bounds
+            )
         first = int(group) * GROUP_ROWS
         last = min(first + GROUP_ROWS, row_starts.size)
         for row in range(first, last):
@@ -86,32 +88,24 @@ def _bound_members(
     end: int,
     table: AnyArray,
     known_codes: AnyArray,
+    sums: AnyArray,
     bounds: Int64Array,
 ) -> None:
     """Upper bounds of the similarities to all members of the group with the record from `start` to `end`.
 
-    Columns that share a code can only add to a bound. Two members at a time: their weights stand in the two
-    halves of 64 bits, and as many products are summed as cannot grow out of 32 bits.
+    Columns that share a code can only add to a bound. As many products are summed in `sums` as cannot grow out of
+    32 bits.
     """
     bounds[:] = 0
     for part in range(start, end, _HITS_AT_ONCE):
-        a, b, c, d = np.uint64(0), np.uint64(0), np.uint64(0), np.uint64(0)
+        sums[:] = 0
         for first in range(part, min(part + _HITS_AT_ONCE, end), LANES):
             hits = known(codes, first, known_codes)
             if end - first < LANES:
                 hits &= (np.uint64(1) << np.uint64(end - first)) - np.uint64(1)
-            while hits:
-                place = np.uint64(first + lowest_bit(hits))
-                hits &= hits - np.uint64(1)
-                factor = np.uint64(table[codes[place]])
-                lanes = weights[place]
-                a += (lanes & _PAIR) * factor
-                b += ((lanes >> np.uint64(8)) & _PAIR) * factor
-                c += ((lanes >> np.uint64(16)) & _PAIR) * factor
-                d += ((lanes >> np.uint64(24)) & _PAIR) * factor
-        for lane, pair in enumerate((a, b, c, d)):
-            bounds[lane] += np.int64(pair & _LOW)
-            bounds[lane + 4] += np.int64(pair >> np.uint64(32))
+            add_hits(hits, first, codes, table, weights, sums)
+        for member in range(GROUP_ROWS):
+            bounds[member] += np.int64(sums[member])
 
 
 @uncounted
