@@ -20,12 +20,14 @@ import zstandard
 from helpers import ROOT, Cli, some_urls
 from runtime.faults import start, workers_of
 
-from noveltyflow.config import FeatureSettings, ScoringSettings
+from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
 from noveltyflow.runtime.plan import STAGE_OF, TASK_BYTES
+from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.shards import plan_shards
+from noveltyflow.workflow import Workflow
 
 SETTINGS = ScoringSettings()
 NOISE = 2 << 20
@@ -144,6 +146,19 @@ def test_time_is_told_only_where_it_was_measured(tmp_path: Path, capsys: pytest.
         found = forecast(shards, SETTINGS, Capacity(2, 1, 2 << 30, backends), timed=True)
         print_forecast(dataclasses.asdict(found))
         assert f"time  {time_taken}" in capsys.readouterr().out
+
+
+def test_the_start_is_part_of_the_time_however_short_the_list(scheduler: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("http://a.example/\n")
+    times = []
+    clusters = [ClusterSettings(workers=workers, memory_limit="1GiB") for workers in (1, 64)]
+    for cluster in (ClusterSettings(scheduler=scheduler), *clusters):
+        workflow = Workflow(inputs=[str(tmp_path / "urls.txt")], out="run.zarr", cluster=cluster)
+        found = plan_workflow(workflow)
+        assert found.seconds is not None
+        assert found.seconds >= found.start_seconds > 0
+        times.append(found.start_seconds)
+    assert times == sorted(set(times)), "the more there is to start, the longer it takes"
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "http://\n", "http://a.example/\n"])
