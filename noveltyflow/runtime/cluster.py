@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import psutil
@@ -25,8 +25,9 @@ from distributed import Client, LocalCluster
 import noveltyflow.runtime.clock  # noqa: F401 - for the client, which loads no preloads
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
+from noveltyflow.runtime.disk import DISK_RESERVE, METRIC
 from noveltyflow.runtime.forecast import Capacity
-from noveltyflow.runtime.plan import USABLE_SHARE, require_worker_memory
+from noveltyflow.runtime.plan import USABLE_SHARE, mebibytes, require_worker_memory
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
@@ -95,6 +96,14 @@ def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
         yield client
 
 
+class Lack(NamedTuple):
+    """What a worker has too little of."""
+
+    what: str
+    """With both figures."""
+    remedy: str
+
+
 @dataclass(frozen=True)
 class Seat:
     """A worker that computes tiles of one backend.
@@ -106,30 +115,43 @@ class Seat:
     backend : str
     slots : int
         Tasks that it computes at once.
-    ready : bool
-        Whether it has memory for more: it is neither paused nor near its limit.
+    lacks : Lack, optional
+        What it has too little of for another task: it is paused or near its memory limit, or a disk is nearly full.
     """
 
     worker: str
     backend: str
     slots: int
-    ready: bool
+    lacks: Lack | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has what another task needs."""
+        return self.lacks is None
 
 
 def seats_of(client: Client, backends: Sequence[str] = tuple(RESOURCES)) -> list[Seat]:
     """Who computes tiles of some backends, as the workers said last."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     return [
-        Seat(address, backend, int(slots), _is_ready(about))
+        Seat(address, backend, int(slots), _lack_of(about))
         for backend in backends
         for address, about in workers.items()
         if (slots := about["resources"].get(RESOURCES[backend], 0))
     ]
 
 
-def _is_ready(worker: Mapping[str, Any]) -> bool:
-    limit = worker["memory_limit"] or sys.maxsize
-    return bool(worker["status"] == "running" and worker["metrics"].get("memory", 0) <= USABLE_SHARE * limit)
+def _lack_of(worker: Mapping[str, Any]) -> Lack | None:
+    metrics, limit = worker["metrics"], worker["memory_limit"] or sys.maxsize
+    held, allowed = metrics.get("memory", 0), int(USABLE_SHARE * limit)
+    if worker["status"] != "running" or held > allowed:
+        what = f"memory, it is {worker['status']}, and holds {mebibytes(held)} of {mebibytes(limit)}"
+        return Lack(what, "raise --memory-limit")
+    folder, free = metrics.get(METRIC) or ("", DISK_RESERVE)
+    if free < DISK_RESERVE:
+        what = f"disk, {folder} has {mebibytes(free)} left of the {mebibytes(DISK_RESERVE)} it must have"
+        return Lack(what, "free some space")
+    return None
 
 
 def slots_of(client: Client) -> Counter[str]:

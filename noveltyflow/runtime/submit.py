@@ -117,7 +117,12 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
         device_limit = memory_limit(cluster, "device_memory_limit")
         token = plan.fingerprints["neighbors"]
         executor = DaskExecutor(
-            client, token, cluster.task_seconds, device_limit, owns_workers=cluster.scheduler is None
+            client,
+            token,
+            cluster.task_seconds,
+            device_limit,
+            owns_workers=cluster.scheduler is None,
+            run=plan.store.path,
         )
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         backends = executor.backends(cluster.backend)
