@@ -21,7 +21,6 @@ from distributed.comm import CommClosedError
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
-from noveltyflow.runtime.disk import DiskWatch
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
 from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
@@ -51,8 +50,6 @@ class DaskExecutor:
         Bytes that tiles may take of a device's memory, if that is limited.
     owns_workers
         Whether the workers were started for this run, and may be replaced.
-    run
-        Path or address of the run folder, whose disk is watched while tasks are shared.
     """
 
     shuffle_method = "p2p"
@@ -65,7 +62,6 @@ class DaskExecutor:
         device_memory_limit: int | None = None,
         *,
         owns_workers: bool = False,
-        run: str | None = None,
     ) -> None:
         self._client = client
         self.task_seconds = task_seconds
@@ -73,7 +69,6 @@ class DaskExecutor:
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit
         self._owns_workers = owns_workers
-        self._run = run
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         self.n_threads = sum(worker["nthreads"] for worker in workers)
         self.memory_per_thread = min(
@@ -116,7 +111,6 @@ class DaskExecutor:
     def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
         """See `Executor.share`. A worker with room for more has one task at a time for each of its slots."""
         numbers = count()
-        self._client.register_plugin(DiskWatch(self._run))
 
         def submit(seat: Seat, task: Task) -> Future:
             return self._client.submit(
@@ -135,7 +129,6 @@ class DaskExecutor:
         for seat, result in Sharing(self._client, work, submit, answer):
             work.done(seat.worker, seat.backend, result)
             yield result
-        self._client.unregister_worker_plugin(DiskWatch.name)
 
     def compute(self, delayed: Sequence[Any]) -> Iterator[Any]:
         """See `Executor.compute`."""

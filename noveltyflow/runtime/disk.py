@@ -19,16 +19,18 @@ METRIC = "noveltyflow_disk"
 class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed for mypy
     """Has every worker, also those that come later, tell what is left where it spills, and in the run folder.
 
+    The next run on the same cluster puts its own in this one's place.
+
     Parameters
     ----------
     run
-        Path or address of the run folder, if there is one.
+        Path or address of the run folder.
     """
 
     name = "noveltyflow-disk"
 
-    def __init__(self, run: str | None) -> None:
-        self._folders = [run] if run is not None and is_local(run) else []
+    def __init__(self, run: str) -> None:
+        self._folders = [run] if is_local(run) else []
 
     def setup(self, worker: Any) -> None:
         """See `WorkerPlugin.setup`."""

@@ -68,10 +68,10 @@ def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, 
 def test_no_tiles_are_handed_out_while_the_disk_is_nearly_full(
     disk: Path, urls: Path, undisturbed: Path
 ) -> None:
-    """What is being computed still has its place; then all wait until there is space again."""
+    """There is room for the rest of the run, but not for much besides: all wait until there is."""
     out = disk / "run.zarr"
     process = start(urls, out)
-    when("tiles", out, process)
+    when("idf", out, process)
     resize(disk, shutil.disk_usage(disk).used + DISK_RESERVE // 2)
     assert process.stderr is not None
     said = next(line for line in process.stderr if b"waiting for workers" in line).decode()

@@ -187,13 +187,11 @@ def test_workers_tell_what_is_left_where_they_spill_and_in_the_run(scheduler: st
         return [worker["metrics"].get(METRIC) for worker in workers]
 
     with Client(scheduler) as client:
-        client.register_plugin(DiskWatch(str(tmp_path)))
+        for run in (tmp_path / "one", tmp_path):
+            client.register_plugin(DiskWatch(str(run)))
         while None in told():
             time.sleep(0.05)
         assert all(free > 0 and Path(folder).is_dir() for folder, free in told())
-        client.unregister_worker_plugin(DiskWatch.name)
-        while any(told()):
-            time.sleep(0.05)
 
 
 def test_a_folder_that_cannot_be_seen_is_passed_over(tmp_path: Path) -> None:
