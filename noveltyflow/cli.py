@@ -17,7 +17,7 @@ import click
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
 from noveltyflow.interrupts import Interrupts
-from noveltyflow.options import given_settings, setting_options
+from noveltyflow.options import given_settings, run_command, setting_options
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
@@ -175,23 +175,28 @@ def _echo_json(value: Any) -> None:
     click.echo(json.dumps(value, indent=2))
 
 
-@cli.command()
-@click.argument("path", metavar="RUN")
-@click.option(
-    "-n", "--number", default=20, show_default=True, type=click.IntRange(min=1), help="How many rows."
+_number = click.option(
+    "-n", "--number", default=20, show_default=True, type=click.IntRange(min=1), help="How many are printed."
 )
-@click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
-@click.option(
+_form = click.option(
     "--format",
     "form",
     type=click.Choice(["table", "csv", "jsonl"]),
     default="table",
     show_default=True,
-    help="How the rows are printed.",
+    help="How they are printed.",
 )
-@click.option(
+_defuse = click.option(
     "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
 )
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
+@_number
+@click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
+@_form
+@_defuse
 @_log_level
 @_for_readers
 def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
@@ -230,11 +235,37 @@ def neighbors(path: str, url: str) -> None:
 
 @cli.command()
 @click.argument("path", metavar="RUN")
+@_number
+@_form
+@_defuse
+@_log_level
+@_for_readers
+def rejects(path: str, number: int, form: str, defuse: bool) -> None:
+    """Print the lines of the input that are no rows of RUN, in input order, each with its reason."""
+    from noveltyflow.terminal import print_table
+
+    run = _open(path)
+    for place, columns in enumerate(run.iter_rejects(number)):
+        if form == "table":
+            print_table(columns)
+            continue
+        import pandas as pd
+
+        from noveltyflow.export import table_to_csv, table_to_jsonl
+
+        if form == "csv":
+            table_to_csv(pd.DataFrame(columns), sys.stdout, defuse=defuse, header=place == 0)
+        else:
+            table_to_jsonl(pd.DataFrame(columns), sys.stdout)
+    if run.n_rejects > number:
+        click.echo(f"{number:,} of {run.n_rejects:,} rejected lines; -n {run.n_rejects} prints all", err=True)
+
+
+@cli.command()
+@click.argument("path", metavar="RUN")
 @click.argument("file")
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
-@click.option(
-    "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
-)
+@_defuse
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
 @_log_level
 def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
@@ -257,33 +288,22 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
 @_log_level
 @_for_readers
 def info(path: str, as_json: bool) -> None:
-    """Print what RUN is made of: lines read, blank and rejected, URLs, rows, settings."""
-    facts = _open(path).info()
+    """Print what RUN is made of: lines read, blank and rejected, URLs, rows, settings.
+
+    Of an unfinished RUN, how far it came and the command with which to continue it.
+    """
+    from noveltyflow.terminal import print_info
+    from noveltyflow.unfinished import unfinished_facts
+
+    facts = unfinished_facts(path)
+    if facts is None:
+        facts = _open(path).info()
+    else:
+        facts["continue_with"] = run_command(facts["inputs"], path, facts["settings"])
     if as_json:
         _echo_json(facts)
-        return
-    from noveltyflow.terminal import print_peaks, printable
-
-    for name, value in facts.items():
-        if name == "audit":
-            click.echo(f"{name:>16}  {_audited(value)}")
-        elif name == "kernel_share":
-            click.echo(f"{name:>16}  {'not measured' if value is None else f'{value:.1%}'}")
-        elif name in ("reject_reasons", "tile_stats"):
-            click.echo(f"{name:>16}  " + ", ".join(f"{key} {n:,}" for key, n in value.items()))
-        elif name not in ("settings", "inputs", "memory_peaks"):
-            click.echo(f"{name:>16}  {printable(f'{value:,}' if isinstance(value, int) else str(value))}")
-    if facts["memory_peaks"]:
-        print_peaks(facts["memory_peaks"])
-
-
-def _audited(audit: dict[str, Any] | None) -> str:
-    if audit is None:
-        return "never; see noveltyflow verify"
-    return (
-        f"{audit['at']}: {audit['files']:,} files, {audit['rows_rechecked']:,} rows rechecked, "
-        f"{len(audit['problems']):,} problems"
-    )
+    else:
+        print_info(facts)
 
 
 @cli.command()
@@ -303,7 +323,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
 
     Exit status 1 when anything is wrong. The result is stored in RUN, and shown by `noveltyflow info`.
     """
-    from noveltyflow.terminal import TerminalReporter, printable
+    from noveltyflow.terminal import TerminalReporter, audited, printable
     from noveltyflow.verify import verify as audit_run
 
     total = len(_open(path))
@@ -322,7 +342,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
         # A reader that has seen enough changes nothing about what was found.
         _write_to_nobody()
     if not quiet:
-        click.echo(_audited(dataclasses.asdict(audit)), err=True)
+        click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:
             click.echo("noveltyflow run with --repair, and as the run was made, undoes damage", err=True)
     if audit.problems:

@@ -22,6 +22,8 @@ from noveltyflow.store.durable import naming
 from noveltyflow.types import AnyArray, Float32Array, Int64Array
 
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet", ".npz")
+_TEXT_COLUMNS = ("url", "nearest_url", "source", "text")
+"""Columns of rows and of rejects that hold text from inputs."""
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
@@ -110,8 +112,8 @@ def _csv_into(file: IO[str], frames: Iterator[pd.DataFrame], defuse: bool) -> No
 def table_to_csv(frame: pd.DataFrame, file: IO[str], *, defuse: bool, header: bool = True) -> None:
     """Append a table to a text file as CSV, formulas defused unless told otherwise."""
     if defuse:
-        text = {name: frame[name].map(defused, na_action="ignore") for name in ("url", "nearest_url")}
-        frame = frame.assign(**text)
+        text = [name for name in _TEXT_COLUMNS if name in frame]
+        frame = frame.assign(**{name: frame[name].map(defused, na_action="ignore") for name in text})
     frame = (
         frame.replace({"nearest_similarity": {-np.inf: np.nan}}) if "nearest_similarity" in frame else frame
     )

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import shlex
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -16,6 +17,8 @@ _GROUPS = {
 }
 _BETWEEN = "__"
 """Stands between a setting's group and its name in the parameter of its option."""
+_MOST_NAMED = 10
+"""Inputs that a command names; more of them were hardly given one by one."""
 
 
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -58,3 +61,26 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
             group, _, name = parameter.partition(_BETWEEN)
             values.setdefault(group, {})[name] = value
     return values
+
+
+def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any]) -> str:
+    """The command that makes a run, or continues it, from what its head holds; `INPUT...` stands for many inputs."""
+    sources = [str(entry["source"]) for entry in inputs]
+    named = shlex.join(sources) if len(sources) <= _MOST_NAMED else "INPUT..."
+    options = [
+        word
+        for _, model in ScoringSettings.model_validate(settings)
+        for name in type(model).model_fields
+        for word in _words(name, getattr(model, name), type(model).model_fields[name])
+    ]
+    return f"noveltyflow run {named} {shlex.join(['--out', out, *options])}"
+
+
+def _words(name: str, value: Any, field: FieldInfo) -> list[str]:
+    """The option that gives a setting its value, unless it is the default."""
+    flag = name.replace("_", "-")
+    if value == field.default:
+        return []
+    if isinstance(value, bool):
+        return [f"--{flag}" if value else f"--no-{flag}"]
+    return [f"--{flag}", *map(str, value if isinstance(value, tuple) else (value,))]

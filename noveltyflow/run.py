@@ -43,6 +43,17 @@ EXPORT_COLUMNS = (
     "nearest_url",
 )
 
+_FACTS = {
+    "urls": (
+        *("lines_read", "lines_blank", "lines_rejected", "reject_reasons"),
+        *("urls", "rows", "block_rows"),
+    ),
+    "features": ("nonzeros",),
+    "idf": ("columns",),
+    "neighbors": ("n_neighbors",),
+}
+"""What `info` tells of the figures of each stage."""
+
 
 def open_run(path: str) -> Run:
     """Open a complete run; only metadata is read.
@@ -270,25 +281,40 @@ class Run:
         ]
         return dd.concat(frames, axis=1, ignore_unknown_divisions=True)
 
+    def iter_rejects(self, n: int) -> Iterator[Columns]:
+        """The first `n` rejected lines in input order, as columns; one stored chunk in memory at a time."""
+        from noveltyflow.store.rejects import CHUNK_ROWS, COLUMNS
+
+        for start in range(0, min(n, self.n_rejects), CHUNK_ROWS):
+            rows = slice(start, min(start + CHUNK_ROWS, n, self.n_rejects))
+            yield {name: self.store.read(f"rejects/{name}", rows).tolist() for name in COLUMNS}
+
+    @cached_property
+    def n_rejects(self) -> int:
+        """How many lines were rejected."""
+        return int(self.store.figures("urls")["lines_rejected"])
+
     def info(self) -> dict[str, Any]:
         """What the run is made of, JSON-able."""
-        urls, features = self.store.figures("urls"), self.store.figures("features")
+        header = self.store.header
         return {
             "path": self.store.path,
-            "schema_version": self.store.header["schema_version"],
-            **{name: urls[name] for name in ("lines_read", "lines_blank", "lines_rejected", "urls", "rows")},
-            "reject_reasons": urls["reject_reasons"],
-            "blocks": len(self.blocks),
-            "block_rows": urls["block_rows"],
-            "nonzeros": features["nonzeros"],
-            "columns": self.store.figures("idf")["columns"],
-            "n_neighbors": self.n_neighbors,
+            "schema_version": header["schema_version"],
+            "complete": True,
+            **stage_facts(self.store),
             **(self.store.aside("work") or {}),
             "memory_peaks": read_peaks(self.store.path),
             "audit": self.store.aside("audit"),
-            "settings": self.store.header["settings"],
-            "inputs": self.store.header["inputs"],
+            "settings": header["settings"],
+            "inputs": header["inputs"],
         }
+
+
+def stage_facts(store: RunStore) -> dict[str, Any]:
+    """What the finished stages of a run counted, stage after stage."""
+    markers = {stage: store.marker(stage) for stage in _FACTS}
+    facts = {name: marker[name] for stage, marker in markers.items() if marker for name in _FACTS[stage]}
+    return facts | ({"blocks": len(blocks_of(store))} if "rows" in facts else {})
 
 
 @dataclass(frozen=True)

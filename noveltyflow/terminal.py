@@ -131,13 +131,49 @@ def print_forecast(forecast: dict[str, Any]) -> None:
     sizes = ("reserved_mem", "allowed_mem", "projected_mem", "memory_limit", "disk")
     for name, value in forecast.items():
         if name == "seconds":
-            known = value is not None
-            time_taken = f"about {timedelta(seconds=round(value))}" if known else "not known"
-            sys.stdout.write(f"{'time':>18}  {time_taken}\n")
-        elif name != "tasks":
+            sys.stdout.write(f"{'time':>18}  {_time_taken(value, forecast['start_seconds'])}\n")
+        elif name not in ("tasks", "start_seconds"):
             sys.stdout.write(f"{name:>18}  {_bytes(value) if name in sizes else f'{value:,}'}\n")
     tasks = [{**task, "projected_mem": _bytes(task["projected_mem"])} for task in forecast["tasks"]]
     print_table(_columns(tasks))
+
+
+def _time_taken(seconds: float | None, started: float) -> str:
+    if seconds is None:
+        return "not known"
+    whole, least = (timedelta(seconds=round(value)) for value in (seconds, started))
+    return f"about {whole}, of which {least} are imports and the start of the cluster"
+
+
+def print_info(facts: dict[str, Any]) -> None:
+    """Print what a run is made of, as `Run.info` and `unfinished_facts` give it; settings and inputs are left out."""
+    shown: dict[str, Callable[[Any], str]] = {
+        "audit": audited,
+        "kernel_share": lambda share: "not measured" if share is None else f"{share:.1%}",
+        "complete": lambda complete: "yes" if complete else "no",
+        "stages_done": lambda stages: ", ".join(stages) or "none",
+    }
+    for name, value in facts.items():
+        if name not in ("settings", "inputs", "memory_peaks"):
+            sys.stdout.write(f"{name:>16}  {printable(shown.get(name, _fact)(value))}\n")
+    if facts.get("memory_peaks"):
+        print_peaks(facts["memory_peaks"])
+
+
+def _fact(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key} {number:,}" for key, number in value.items())
+    return f"{value:,}" if isinstance(value, int) else str(value)
+
+
+def audited(audit: dict[str, Any] | None) -> str:
+    """What the last audit of a run found, in one sentence."""
+    if audit is None:
+        return "never; see noveltyflow verify"
+    return (
+        f"{audit['at']}: {audit['files']:,} files, {audit['rows_rechecked']:,} rows rechecked, "
+        f"{len(audit['problems']):,} problems"
+    )
 
 
 def print_peaks(peaks: list[dict[str, Any]]) -> None:

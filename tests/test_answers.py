@@ -20,8 +20,10 @@ from helpers import Cli
 from zarr.storage import LocalStore
 
 import noveltyflow
+from noveltyflow.config import FeatureSettings, InputSettings, ScoringSettings, UrlSettings
 from noveltyflow.errors import NoveltyflowError
 from noveltyflow.export import defused, export, table_to_csv
+from noveltyflow.options import run_command
 from noveltyflow.run import EXPORT_COLUMNS, Run
 
 SCORES = ("nearest", "kth", "mean", "median")
@@ -138,6 +140,40 @@ def test_rejects_say_where_and_why(run: Run, url_list: Path) -> None:
     assert rejects["reason"].tolist() == ["empty-host", "control-character", "no-host"] * 2
     assert set(rejects["source"]) == {str(url_list)}
     assert rejects["text"].tolist() == ["http://", "bad\\x01line", "mailto:someone@site.example"] * 2
+
+
+def test_rejects_are_printed_in_input_order(here: Cli, small_run: str, run: Run) -> None:
+    expected = run.rejects().compute()
+    done = here("rejects", small_run, "--format", "csv")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pd.read_csv(io.StringIO(done.stdout)).to_dict("records") == expected.to_dict("records")
+    done = here("rejects", small_run, "--format", "jsonl", "-n", 4)
+    assert [json.loads(line) for line in done.stdout.splitlines()] == expected[:4].to_dict("records")
+    assert "4 of 6 rejected lines; -n 6" in done.stderr
+    shown = here("rejects", small_run).stdout
+    assert all(text in shown for text in expected["text"])
+
+
+def test_many_rejects_are_printed_chunk_after_chunk(
+    here: Cli, small_run: str, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noveltyflow.store.rejects.CHUNK_ROWS", 4)
+    assert [len(columns["line"]) for columns in run.iter_rejects(5)] == [4, 1]
+    assert len(here("rejects", small_run, "--format", "csv").stdout.splitlines()) == 1 + 6
+
+
+def test_a_command_continues_a_run_with_the_same_settings() -> None:
+    settings = ScoringSettings(
+        features=FeatureSettings(ngram_range=(2, 3), lowercase=False),
+        urls=UrlSettings(fold_www=True),
+        input=InputSettings(time_column="seen at"),
+    )
+    inputs = [{"source": "a b.txt"}, {"source": "-"}]
+    command = run_command(inputs, "x.zarr", settings.model_dump(mode="json"))
+    assert command == (
+        "noveltyflow run 'a b.txt' - --out x.zarr --time-column 'seen at' --fold-www --ngram-range 2 3 --no-lowercase"
+    )
+    assert "run INPUT... --out" in run_command(inputs * 10, "x.zarr", settings.model_dump(mode="json"))
 
 
 def test_info_accounts_for_every_line(here: Cli, small_run: str, table: pd.DataFrame) -> None:

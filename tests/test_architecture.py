@@ -21,7 +21,7 @@ LAYERS = [
     {"urls", "features", "similarity", "scores"},
     {"store"},
     {"runtime", "run"},
-    {"export", "verify", "dashboard"},
+    {"export", "verify", "unfinished", "dashboard"},
     {"interrupts", "options", "terminal", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -120,7 +120,7 @@ def test_an_input_that_is_not_there_is_refused_without_dask(tmp_path: Path) -> N
     assert HEAVY & packages(loaded) <= FOR_ANSWERS - {"dask"}
 
 
-@pytest.mark.parametrize("command", ["info", "top", "neighbors"])
+@pytest.mark.parametrize("command", ["info", "top", "neighbors", "rejects"])
 def test_a_question_loads_no_more_than_answers_it(small_run: str, command: str) -> None:
     url = [str(open_run(small_run).top_columns(1)["url"][0])] if command == "neighbors" else []
     loaded = loaded_by(COMMAND, command, small_run, *url)

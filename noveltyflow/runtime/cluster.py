@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from multiprocessing import resource_tracker
-from typing import Any
+from typing import Any, NamedTuple
 
 import dask
 import psutil
@@ -25,8 +25,9 @@ from distributed import Client, LocalCluster
 import noveltyflow.runtime.clock  # noqa: F401 - for the client, which loads no preloads
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
+from noveltyflow.runtime.disk import DISK_RESERVE, METRIC
 from noveltyflow.runtime.forecast import Capacity
-from noveltyflow.runtime.plan import USABLE_SHARE, require_worker_memory
+from noveltyflow.runtime.plan import USABLE_SHARE, mebibytes, require_worker_memory
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
@@ -39,6 +40,9 @@ _BY_HAND = f"dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
+_COMMAND_SECONDS, _SCHEDULER_SECONDS, _WORKER_SECONDS = 6.0, 3.0, 6.0
+"""What one core takes for the imports of the command, to start and end a scheduler, and for those of a worker: with
+one to four workers a run of 500 rows took 9 s of a core's time and 6 s a worker (Intel Xeon, Python 3.11)."""
 _CLOSE_SECONDS = 15.0
 """How long a cluster started here may take to end; it takes about one."""
 
@@ -92,6 +96,14 @@ def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
         yield client
 
 
+class Lack(NamedTuple):
+    """What a worker has too little of."""
+
+    what: str
+    """With both figures."""
+    remedy: str
+
+
 @dataclass(frozen=True)
 class Seat:
     """A worker that computes tiles of one backend.
@@ -103,30 +115,43 @@ class Seat:
     backend : str
     slots : int
         Tasks that it computes at once.
-    ready : bool
-        Whether it has memory for more: it is neither paused nor near its limit.
+    lacks : Lack, optional
+        What it has too little of for another task: it is paused or near its memory limit, or a disk is nearly full.
     """
 
     worker: str
     backend: str
     slots: int
-    ready: bool
+    lacks: Lack | None = None
+
+    @property
+    def ready(self) -> bool:
+        """Whether it has what another task needs."""
+        return self.lacks is None
 
 
 def seats_of(client: Client, backends: Sequence[str] = tuple(RESOURCES)) -> list[Seat]:
     """Who computes tiles of some backends, as the workers said last."""
     workers = client.scheduler_info(n_workers=-1)["workers"]
     return [
-        Seat(address, backend, int(slots), _is_ready(about))
+        Seat(address, backend, int(slots), _lack_of(about))
         for backend in backends
         for address, about in workers.items()
         if (slots := about["resources"].get(RESOURCES[backend], 0))
     ]
 
 
-def _is_ready(worker: Mapping[str, Any]) -> bool:
-    limit = worker["memory_limit"] or sys.maxsize
-    return bool(worker["status"] == "running" and worker["metrics"].get("memory", 0) <= USABLE_SHARE * limit)
+def _lack_of(worker: Mapping[str, Any]) -> Lack | None:
+    metrics, limit = worker["metrics"], worker["memory_limit"] or sys.maxsize
+    held, allowed = metrics.get("memory", 0), int(USABLE_SHARE * limit)
+    if worker["status"] != "running" or held > allowed:
+        what = f"memory, it is {worker['status']}, and holds {mebibytes(held)} of {mebibytes(limit)}"
+        return Lack(what, "raise --memory-limit")
+    folder, free = metrics.get(METRIC) or ("", DISK_RESERVE)
+    if free < DISK_RESERVE:
+        what = f"disk, {folder} has {mebibytes(free)} left of the {mebibytes(DISK_RESERVE)} it must have"
+        return Lack(what, "free some space")
+    return None
 
 
 def slots_of(client: Client) -> Counter[str]:
@@ -291,7 +316,10 @@ def local_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
 def local_capacity(settings: ClusterSettings) -> Capacity:
     """What a cluster started on this machine would have; see `connect` for what it raises."""
     backend, options = _local_backend(settings)
-    return Capacity(options["n_workers"], options["threads_per_worker"], options["memory_limit"], (backend,))
+    workers = options["n_workers"]
+    started = _COMMAND_SECONDS + _SCHEDULER_SECONDS + _WORKER_SECONDS * -(-workers // _cores())
+    limit = options["memory_limit"]
+    return Capacity(workers, options["threads_per_worker"], limit, (backend,), started)
 
 
 def capacity_of(client: Client, backends: Sequence[str]) -> Capacity:
@@ -299,7 +327,7 @@ def capacity_of(client: Client, backends: Sequence[str]) -> Capacity:
     workers = client.scheduler_info(n_workers=-1)["workers"].values()
     limits = [worker["memory_limit"] or sys.maxsize for worker in workers]
     threads = max(worker["nthreads"] for worker in workers)
-    return Capacity(len(limits), threads, min(limits), tuple(backends))
+    return Capacity(len(limits), threads, min(limits), tuple(backends), _COMMAND_SECONDS)
 
 
 def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int | None:
@@ -321,10 +349,14 @@ def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int |
 
 def default_workers(settings: ClusterSettings) -> int:
     """One worker for each usable core, as far as memory gives each of them enough."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     share = memory_limit(settings) or _WORKER_MEMORY
     by_memory = int(psutil.virtual_memory().available * _MEMORY_SHARE) // share
-    return max(1, min(cores // settings.threads_per_worker or 1, by_memory))
+    return max(1, min(_cores() // settings.threads_per_worker or 1, by_memory))
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _free_dashboard(address: str) -> str:

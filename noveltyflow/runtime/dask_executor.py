@@ -109,7 +109,7 @@ class DaskExecutor:
             yield from results
 
     def share(self, name: str, function: Callable[..., Any], work: SharedWork) -> Iterator[Any]:
-        """See `Executor.share`. A worker with memory left has one task at a time for each of its slots."""
+        """See `Executor.share`. A worker with room for more has one task at a time for each of its slots."""
         numbers = count()
 
         def submit(seat: Seat, task: Task) -> Future:

@@ -60,6 +60,8 @@ class Capacity:
     memory_limit: int
     backends: tuple[str, ...] = ("cpu",)
     """Backends that compute tiles."""
+    start_seconds: float = 0.0
+    """What it takes, however small the work, to import everything, and to start and end workers."""
 
     @property
     def n_threads(self) -> int:
@@ -102,9 +104,11 @@ class Forecast:
         At most; compression saves more than half of it. Scratch space is included.
     tasks : list of TaskForecast
         Every kind of task.
+    start_seconds : float
+        What a run takes however short the list is.
     seconds : float or None
-        From what a sample of some thousand rows takes, and a rule of how that grows; None when nothing was timed, or
-        when devices compute tiles.
+        Of the whole run: `start_seconds`, and from what a sample of some thousand rows takes, by a rule of how that
+        grows; None when nothing was timed, or when devices compute tiles.
     """
 
     lines: int
@@ -120,6 +124,7 @@ class Forecast:
     memory_limit: int
     disk: int
     tasks: list[TaskForecast]
+    start_seconds: float
     seconds: float | None = None
 
 
@@ -160,7 +165,8 @@ def forecast(
     found = _untimed(shards, shape, settings, capacity, block_rows)
     if timed and capacity.backends == ("cpu",):
         span_rows = most_span_rows(shape, settings, capacity.backends, capacity.allowed_mem, found.block_rows)
-        return replace(found, seconds=_seconds(samples, settings, found, span_rows) / capacity.n_threads)
+        work = _seconds(samples, settings, found, span_rows) / capacity.n_threads
+        return replace(found, seconds=found.start_seconds + work)
     return found
 
 
@@ -193,6 +199,7 @@ def _untimed(
         memory_limit=capacity.memory_limit,
         disk=int(3 * shape.lines * (shape.url_bytes + 32) + 8 * nonzeros + neighbors),
         tasks=tasks,
+        start_seconds=capacity.start_seconds,
     )
 
 

@@ -14,7 +14,6 @@ from noveltyflow.runtime.plan import (
     MOST_TASKS,
     SMALLEST_BLOCK,
     SPAN_BLOCKS,
-    TASK_BYTES,
     choose_block_rows,
 )
 from noveltyflow.runtime.stages.neighbors import tile_bytes
@@ -23,6 +22,8 @@ from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
 
 _MIB = 1 << 20
+_BUFFERS = 20 * _MIB
+"""What a task takes besides its data where it computes no tiles: buffers of codecs and of Arrow."""
 _STRING = 57
 """Bytes of a Python string besides its characters, and of the reference to it."""
 _LEAST_PIECE_RECORDS = 50_000
@@ -94,10 +95,10 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
     in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
     return {
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
-        "read": TASK_BYTES + 3 * text + 400 * records,
+        "read": _BUFFERS + 5 * text + 500 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
-        "canonical": TASK_BYTES + pieces * (9 * text + 700 * records),
-        "sort": TASK_BYTES + int(in_range * (3 * shape.url_bytes + 200)),
+        "canonical": _BUFFERS + pieces * (12 * text + 800 * records),
+        "sort": _BUFFERS + int(in_range * (4.5 * shape.url_bytes + 300)),
     }
 
 
@@ -146,14 +147,12 @@ def block_tasks(
         return int(rows * 2 * (_STRING + shape.url_bytes))
 
     return {
-        "rows": lambda rows: TASK_BYTES + ranges + strings(rows),
+        "rows": lambda rows: _BUFFERS + ranges + strings(rows),
         # int32 columns and float32 counts, compressed and not; the text is there in bytes too.
-        "hash": lambda rows: (
-            TASK_BYTES + strings(rows) + int(3 * rows * shape.url_bytes) + 16 * nonzeros(rows)
-        ),
-        # int32 columns and float32 counts, compressed and not; the sum so far, and those of two blocks.
-        "document_frequency": lambda rows: TASK_BYTES + 14 * nonzeros(rows) + 3 * 8 * n_features,
+        "hash": lambda rows: _BUFFERS + strings(rows) + int(4 * rows * shape.url_bytes) + 16 * nonzeros(rows),
+        # int32 columns and float32 counts, compressed and not; the sum so far, and that of a block.
+        "document_frequency": lambda rows: _BUFFERS + 14 * nonzeros(rows) + 2 * 8 * n_features,
         "document_frequency_combine": lambda _rows: (FAN_IN + 2) * 8 * n_features,
         "tile": lambda rows: tile(rows, span_blocks),
-        "merge": lambda rows: TASK_BYTES + 4 * 12 * k * rows,
+        "merge": lambda rows: _BUFFERS + 4 * 12 * k * rows,
     }

@@ -9,10 +9,11 @@ from noveltyflow.errors import ResourceError
 RESERVED_BYTES = 400 << 20
 """What a worker holds besides its tasks: interpreter, imports, compiled kernels; up to 360 MiB were measured."""
 TASK_BYTES = 32 << 20
-"""What any task may take besides its data: buffers of codecs and of Arrow, fragments of the heap."""
+"""What a tile may take besides its data: buffers of codecs, fragments of the heap, rows longer than all others."""
 MOST_TASKS = 5_000
 """Tasks of one kind in a stage at most; beyond, each does more, since a scheduler must remember them all."""
-_LEAST_TASK_BYTES = 64 << 20
+LEAST_TASK_BYTES = 64 << 20
+"""What a worker must have for each task, whatever it is."""
 USABLE_SHARE = 0.8
 """Of a worker's memory limit, where Dask pauses it."""
 SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
@@ -51,7 +52,7 @@ def require_worker_memory(memory_limit: int) -> None:
     ResourceError
         With both figures.
     """
-    needed = int((RESERVED_BYTES + _LEAST_TASK_BYTES) / USABLE_SHARE)
+    needed = int((RESERVED_BYTES + LEAST_TASK_BYTES) / USABLE_SHARE)
     if memory_limit < needed:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "

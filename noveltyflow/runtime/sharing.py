@@ -1,4 +1,4 @@
-"""Keeps workers of several backends at work on shared tasks: those that have memory left, whoever comes or goes."""
+"""Keeps workers of several backends at work on shared tasks: those that have room for more, whoever comes or goes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ log = logging.getLogger(__name__)
 class Sharing:
     """Iterates over `(seat, result)` as tasks end; the caller tells `work` what came of each.
 
-    A task is meant for one worker, because only the client sees what all of them have left. One that is paused or
-    near its memory limit is given no task until it has recovered; the task of one that is gone is given back.
+    A task is meant for one worker, because only the client sees what all of them have left. One that is short of
+    memory or disk is given no task until it has recovered; the task of one that is gone is given back.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class Sharing:
         busy = Counter((seat.worker, seat.backend) for seat, _ in self._running.values())
         slots: Counter[str] = Counter()
         for seat in self._seats:
-            # Who has no memory left helps nobody, however quick it was.
+            # Who has no room for more helps nobody, however quick it was.
             if seat.ready or busy[seat.worker, seat.backend]:
                 slots[seat.backend] += seat.slots
         # First all who can go on with what they have prepared, so that nobody prepares the same meanwhile.
@@ -107,6 +107,8 @@ class Sharing:
         self._looked = time.monotonic()
         if self._running or any(seat.ready for seat in self._seats):
             self._could_go_on = self._looked
+        else:
+            log.warning("waiting for workers: none %s", self._why_idle()[0])
         there = {seat.worker for seat in self._seats}
         lost = [future for future, (seat, _) in self._running.items() if seat.worker not in there]
         lost = [future for future in lost if not future.done()]
@@ -120,11 +122,16 @@ class Sharing:
 
     def _wait_for_workers(self) -> None:
         if time.monotonic() - self._could_go_on > PATIENCE_SECONDS:
-            state, remedy = (
-                ("has memory left", "raise --memory-limit") if self._seats else ("is left", "start workers")
-            )
+            state, remedy = self._why_idle()
             raise TaskError(
                 f"no worker of {self._client.scheduler.address} that could compute tiles {state}, for "
                 f"{PATIENCE_SECONDS:.0f} s; what was finished is kept: {remedy}, and give the same command again"
             )
         time.sleep(LOOK_SECONDS / 4)
+
+    def _why_idle(self) -> tuple[str, str]:
+        lacks = {seat.worker: seat.lacks for seat in self._seats if seat.lacks is not None}
+        if not lacks:
+            return "is left", "start workers"
+        worker, lack = next(iter(lacks.items()))
+        return f"has room for more ({worker} lacks {lack.what})", lack.remedy

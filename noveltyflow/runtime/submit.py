@@ -105,6 +105,7 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
     # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
     from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
+    from noveltyflow.runtime.disk import DiskWatch
     from noveltyflow.runtime.forecast import forecast, require_fit
     from noveltyflow.runtime.profile import MemoryProfile
     from noveltyflow.runtime.repair import repair_run
@@ -112,6 +113,7 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
     with ExitStack() as stack:
         client = stack.enter_context(connect(cluster))
         reporter.note(f"dashboard: {client.dashboard_link}")
+        client.register_plugin(DiskWatch(plan.store.path))
         if cluster.profile_memory:
             reporter = stack.enter_context(MemoryProfile(client, plan.store.path, reporter))
         device_limit = memory_limit(cluster, "device_memory_limit")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import TYPE_CHECKING
 
 import numpy as np
-import pyarrow as pa
 
 from noveltyflow.store.run_store import RunStore
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 COLUMNS = {"source": str, "line": np.int64, "reason": str, "text": str}
-_CHUNK = 65_536
+CHUNK_ROWS = 65_536
+"""Rejects in a chunk of every array."""
 
 
 def write_rejects(store: RunStore, tables: Iterable[pa.Table]) -> dict[str, int]:
@@ -19,7 +23,7 @@ def write_rejects(store: RunStore, tables: Iterable[pa.Table]) -> dict[str, int]
     One task writes them all, in input order; it holds one table and one chunk at a time.
     """
     for name, dtype in COLUMNS.items():
-        store.preallocate(f"rejects/{name}", (0,), _CHUNK, dtype, "" if dtype is str else 0)
+        store.preallocate(f"rejects/{name}", (0,), CHUNK_ROWS, dtype, "" if dtype is str else 0)
     reasons: dict[str, int] = {}
     for table in tables:
         _append(store, table)

@@ -297,6 +297,6 @@ class RunStore:
         if marker is None:
             raise StoreError(
                 f"{self.path}: the run is unfinished (stage {stage!r}); give the same `noveltyflow run` command "
-                "again to complete it"
+                f"again to complete it (noveltyflow info {self.path} shows how far it came)"
             )
         return marker

@@ -6,7 +6,7 @@ import io
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 
@@ -58,6 +58,16 @@ class Scratch:
             return bytes(self._fs.cat_file(self._target(name)))
         except FileNotFoundError:
             return None
+
+    def open(self, name: str) -> BinaryIO:
+        """Open one file, to read parts of it.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is none.
+        """
+        return cast(BinaryIO, self._fs.open(self._target(name), "rb"))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the finished files in a folder, without the folder."""

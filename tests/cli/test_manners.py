@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pty
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -93,7 +94,8 @@ def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_
     rejects = run.rejects().compute()
     assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1
     said = [made.stderr, run.top(10)._repr_html_(), rejects._repr_html_()]
-    said += [cli("top", out, "--format", form).stdout for form in ("table", "csv", "jsonl")]
+    asked = product(("top", "rejects"), ("table", "csv", "jsonl"))
+    said += [cli(command, out, "--format", form).stdout for command, form in asked]
     for text in said:
         assert all(character.isprintable() or character in "\n\r" for character in text)
         assert "<script>" not in text
@@ -116,7 +118,7 @@ def test_wrong_usage_is_status_2(cli: Cli) -> None:
 
 
 @pytest.mark.parametrize(
-    "args", [["info"], *(["top", "--format", form] for form in ("table", "csv", "jsonl"))]
+    "args", [["info"], ["rejects"], *(["top", "--format", form] for form in ("table", "csv", "jsonl"))]
 )
 def test_a_reader_may_go_away(small_run: str, args: list[str]) -> None:
     reader, writer = os.pipe()

@@ -13,6 +13,7 @@ import numpy as np
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features import frequency
 from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.handout import Assignment
 from noveltyflow.runtime.memory import block_tasks, input_tasks, sampled_shape
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.plan import FAN_IN
@@ -36,15 +37,16 @@ def status(field: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-def watched(task: Callable[..., Any], peaks: list[int]) -> Callable[..., Any]:
-    """The task, and its peak above what the process held before, which the kernel counts."""
+def watched(task: Callable[..., Any], peaks: list[tuple[int, int]]) -> Callable[..., Any]:
+    """The task, its peak above what the process held before, which the kernel counts, and the blocks of its span."""
 
     def watch(*args: Any) -> Any:
         indexed.forget_spans()
         Path("/proc/self/clear_refs").write_text("5")
         before = status("VmRSS")
         result = task(*args)
-        peaks.append(status("VmHWM") - before)
+        spans = [len(arg.span) for arg in args if isinstance(arg, Assignment)]
+        peaks.append((status("VmHWM") - before, max(spans, default=1)))
         return result
 
     return watch
@@ -66,18 +68,28 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     few.write_text("\n".join(lines[:50]))
     # Imports and compiled kernels belong to what a worker needs before it does anything.
     compute(few, settings, block_rows)
-    measured: dict[str, list[int]] = {name: [] for name in (*TASKS, "document_frequency_combine")}
+    measured: dict[str, list[tuple[int, int]]] = {name: [] for name in (*TASKS, "document_frequency_combine")}
     for name, (module, function) in TASKS.items():
         setattr(module, function, watched(getattr(module, function), measured[name]))
     shape = sampled_shape(lines[:: len(lines) // 2000], len(lines), settings)
-    blocks = {name: task(block_rows) for name, task in block_tasks(shape, settings, ["cpu"], 1).items()}
-    projected = input_tasks(shape) | blocks
+
+    def projected(name: str, span: int) -> int:
+        blocks = block_tasks(shape, settings, ["cpu"], span)
+        return blocks[name](block_rows) if name in blocks else input_tasks(shape)[name]
+
     features.COUNTS_PER_THREAD = 2  # so that a task counts more than one block
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
     indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]
     compute(path, settings, block_rows)
     watched(watch_combine, measured["document_frequency_combine"])(settings.features.n_features)
-    figures = {name: [max(peaks), projected[name]] for name, peaks in measured.items()}
+    figures = {
+        name if span == 1 else f"{name} of {span} blocks": [
+            max(peak for peak, blocks in peaks if blocks == span),
+            projected(name, span),
+        ]
+        for name, peaks in measured.items()
+        for span in sorted({blocks for _, blocks in peaks})
+    }
     sys.stdout.write(json.dumps(figures))
 
 

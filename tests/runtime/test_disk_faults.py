@@ -14,6 +14,8 @@ import pytest
 from helpers import Cli
 from runtime.faults import OPTIONS, last_words, same_bytes, start, when
 
+from noveltyflow.runtime.disk import DISK_RESERVE
+
 LARGE = 64 << 20
 
 
@@ -59,6 +61,24 @@ def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, 
     resize(disk, LARGE)
     again = cli("run", urls, "--out", out, *OPTIONS)
     assert again.returncode == 0, again.stderr
+    assert same_bytes(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_no_tiles_are_handed_out_while_the_disk_is_nearly_full(
+    disk: Path, urls: Path, undisturbed: Path
+) -> None:
+    """There is room for the rest of the run, but not for much besides: all wait until there is."""
+    out = disk / "run.zarr"
+    process = start(urls, out)
+    when("idf", out, process)
+    resize(disk, shutil.disk_usage(disk).used + DISK_RESERVE // 2)
+    assert process.stderr is not None
+    said = next(line for line in process.stderr if b"waiting for workers" in line).decode()
+    assert re.search(rf"lacks disk, {disk}.* has \d+ MiB left of the 16 MiB it must have", said)
+    resize(disk, LARGE)
+    assert process.communicate(timeout=240) is not None
+    assert process.returncode == 0
     assert same_bytes(out, undisturbed)
 
 

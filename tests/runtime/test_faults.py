@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import shlex
 import signal
 import subprocess
 import time
@@ -26,6 +28,16 @@ from runtime.faults import (
 from noveltyflow import open_run
 from noveltyflow.errors import StoreError
 
+DONE_BEFORE = {
+    "reading": [],
+    "shuffled": [],
+    "rows": [],
+    "features": ["urls"],
+    "idf": ["urls", "features"],
+    "tiles": ["urls", "features", "idf"],
+    "merging": ["urls", "features", "idf"],
+}
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -36,6 +48,7 @@ def test_killed_run_continues(
     moment: str,
     kill: Callable[[subprocess.Popen[bytes]], None],
     cli: Cli,
+    here: Cli,
     scheduler: str,
     urls: Path,
     undisturbed: Path,
@@ -47,9 +60,13 @@ def test_killed_run_continues(
     kill(process)
     with pytest.raises(StoreError, match="unfinished"):
         open_run(str(out))
+    facts = json.loads(here("info", out, "--json").stdout)
+    assert (facts["complete"], facts["stages_done"]) == (False, DONE_BEFORE[moment])
+    assert (facts.get("tiles_done", 0) > 0) == (moment in ("tiles", "merging"))
+    assert "tiles" not in facts or 0 <= facts["tiles_done"] <= facts["tiles"] == facts["blocks"] ** 2
     # The same command again; or on another cluster, which is there already.
     options = OPTIONS if kill is kill_client else ["--block-rows", "250", "--scheduler", scheduler]
-    again = cli("run", urls, "--out", out, *options)
+    again = cli(*shlex.split(facts["continue_with"])[1:], *options)
     assert again.returncode == 0, again.stderr
     assert "continuing" in again.stderr
     assert same_bytes(out, undisturbed)

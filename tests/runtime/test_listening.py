@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from pathlib import Path
 
 import psutil
 import pytest
-from runtime.faults import kill_group, start, when
+from runtime.faults import OPTIONS, kill_group, start, when
 
 LOOPBACK = {"127.0.0.1", "::1"}
 
@@ -24,12 +25,24 @@ def listening(process: subprocess.Popen[bytes]) -> set[tuple[str, int]]:
     return {(each.laddr.ip, each.laddr.port) for each in sockets}
 
 
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
 @pytest.mark.slow
-def test_scheduler_workers_nannies_and_dashboard_listen_on_loopback(urls: Path, tmp_path: Path) -> None:
-    process = start(urls, tmp_path / "run.zarr")
+@pytest.mark.parametrize("shown_to_all", [False, True])
+def test_all_listen_on_loopback_but_for_a_dashboard_that_is_told_otherwise(
+    shown_to_all: bool, urls: Path, tmp_path: Path
+) -> None:
+    port = free_port()
+    options = [*OPTIONS, "--dashboard-address", f"0.0.0.0:{port}"] if shown_to_all else OPTIONS
+    process = start(urls, tmp_path / "run.zarr", *options)
     when("reading", tmp_path / "run.zarr", process)
     found = listening(process)
     kill_group(process)
-    assert {ip for ip, _ in found} <= LOOPBACK, found
+    beyond = {(ip, port) for ip, port in found if ip not in LOOPBACK}
+    assert beyond == ({("0.0.0.0", port)} if shown_to_all else set())
     # A scheduler and its dashboard, two nannies, and two workers with theirs.
     assert len(found) >= 6

@@ -20,16 +20,16 @@ import zstandard
 from helpers import ROOT, Cli, some_urls
 from runtime.faults import start, workers_of
 
-from noveltyflow.config import FeatureSettings, ScoringSettings
+from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
-from noveltyflow.runtime.plan import STAGE_OF, TASK_BYTES
+from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
+from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.shards import plan_shards
+from noveltyflow.workflow import Workflow
 
 SETTINGS = ScoringSettings()
-NOISE = 2 << 20
-"""Bytes below which the peak of a task cannot be told from what the process does besides."""
 PACKERS = {
     "gzip": gzip.compress,
     "zstd": zstandard.ZstdCompressor().compress,
@@ -39,7 +39,7 @@ PACKERS = {
 SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
-    "long": ([f"{url}/{f'segment-{i}/' * 30}" for i, url in enumerate(some_urls(6_000))], SETTINGS, 1_500),
+    "long": ([f"{url}/{f'segment-{i}/' * 30}" for i, url in enumerate(some_urls(30_000))], SETTINGS, 10_000),
     "words": (
         some_urls(20_000, seed=1),
         ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
@@ -59,11 +59,13 @@ def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Pa
     )
     assert done.returncode == 0, done.stderr.decode()
     figures: dict[str, list[int]] = json.loads(done.stdout)
-    assert figures.keys() == STAGE_OF.keys()
+    assert {name for name in figures if "blocks" not in name} == STAGE_OF.keys()
+    assert "tile of 3 blocks" in figures
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
-    # Buffers of codecs, of Arrow and of the heap do not grow with the data; the rest must be right within twofold.
-    told = {name: (max(peak, NOISE), projected - TASK_BYTES) for name, (peak, projected) in figures.items()}
-    assert {name: pair for name, pair in told.items() if pair[1] > 2 * pair[0]} == {}
+    # What every worker must have for a task refuses nobody. Larger spans need no more what the first one read.
+    factors = {name: 3 if name == "tile" else 2 for name in STAGE_OF}
+    bounds = {name: max(factor * figures[name][0], LEAST_TASK_BYTES) for name, factor in factors.items()}
+    assert {name: figures[name] for name, most in bounds.items() if figures[name][1] > most} == {}
 
 
 @pytest.mark.slow
@@ -144,6 +146,19 @@ def test_time_is_told_only_where_it_was_measured(tmp_path: Path, capsys: pytest.
         found = forecast(shards, SETTINGS, Capacity(2, 1, 2 << 30, backends), timed=True)
         print_forecast(dataclasses.asdict(found))
         assert f"time  {time_taken}" in capsys.readouterr().out
+
+
+def test_the_start_is_part_of_the_time_however_short_the_list(scheduler: str, tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("http://a.example/\n")
+    times = []
+    clusters = [ClusterSettings(workers=workers, memory_limit="1GiB") for workers in (1, 64)]
+    for cluster in (ClusterSettings(scheduler=scheduler), *clusters):
+        workflow = Workflow(inputs=[str(tmp_path / "urls.txt")], out="run.zarr", cluster=cluster)
+        found = plan_workflow(workflow)
+        assert found.seconds is not None
+        assert found.seconds >= found.start_seconds > 0
+        times.append(found.start_seconds)
+    assert times == sorted(set(times)), "the more there is to start, the longer it takes"
 
 
 @pytest.mark.parametrize("content", ["", "\n\n", "http://\n", "http://a.example/\n"])

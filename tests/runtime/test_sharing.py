@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
 from noveltyflow.errors import TaskError
 from noveltyflow.runtime import cluster, sharing
 from noveltyflow.runtime.cluster import Seat, seats_of
+from noveltyflow.runtime.disk import METRIC, DiskWatch, fullest
 from noveltyflow.runtime.sharing import Sharing
 from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
 from noveltyflow.runtime.stages.tile import TileJob
@@ -21,11 +25,12 @@ from noveltyflow.types import BoolArray
 MIB = 1 << 20
 
 
-def info(status: str, memory: int) -> dict[str, Any]:
+def info(status: str, memory: int, disk: int | None = None) -> dict[str, Any]:
+    told = {} if disk is None else {METRIC: ["/scratch", disk * MIB]}
     return {
         "status": status,
         "memory_limit": 1000 * MIB,
-        "metrics": {"memory": memory * MIB},
+        "metrics": {"memory": memory * MIB} | told,
         "resources": {"CPU": 2},
     }
 
@@ -81,19 +86,23 @@ def answer(future: Future) -> None:
         raise TimeoutError
 
 
-def test_who_is_paused_or_near_the_limit_is_not_ready() -> None:
+def test_who_is_paused_or_near_the_limit_or_has_a_full_disk_is_not_ready() -> None:
     workers = {
         "free": info("running", 700),
         "paused": info("paused", 100),
         "full": info("running", 801),
+        "roomy": info("running", 700, disk=16),
+        "crammed": info("running", 700, disk=15),
     }
     seats = seats_of(client_of(workers), ["cpu"])
     assert [(seat.worker, seat.slots, seat.ready) for seat in seats] == [
         ("free", 2, True),
         ("paused", 2, False),
         ("full", 2, False),
+        ("roomy", 2, True),
+        ("crammed", 2, False),
     ]
-    assert cluster.slots_of(client_of(workers))["cpu"] == 6
+    assert cluster.slots_of(client_of(workers))["cpu"] == 10
 
 
 def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(
@@ -154,12 +163,42 @@ def test_a_task_whose_worker_is_gone_with_the_result_is_given_back(monkeypatch: 
     assert work.back == ["first", "first"]
 
 
-def test_a_run_without_memory_anywhere_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("worker", "said"),
+    [
+        (info("running", 900), r"full lacks memory.* 900 MiB of 1,000 MiB.*raise --memory-limit"),
+        (info("running", 100, disk=3), r"full lacks disk, /scratch has 3 MiB .* 16 MiB .*free some space"),
+    ],
+)
+def test_a_run_without_room_anywhere_ends(
+    worker: dict[str, Any], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.01)
     monkeypatch.setattr(sharing, "PATIENCE_SECONDS", 0.05)
-    client = client_of({"full": info("running", 900)})
-    with pytest.raises(TaskError, match=r"has memory left.*raise --memory-limit"):
-        list(Sharing(client, Work(1), lambda seat, task: pytest.fail("nobody is ready"), answer))
+    with pytest.raises(TaskError, match=said):
+        list(
+            Sharing(client_of({"full": worker}), Work(1), lambda seat, task: pytest.fail("not ready"), answer)
+        )
+
+
+def test_workers_tell_what_is_left_where_they_spill_and_in_the_run(scheduler: str, tmp_path: Path) -> None:
+    def told() -> list[Any]:
+        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        return [worker["metrics"].get(METRIC) for worker in workers]
+
+    with Client(scheduler) as client:
+        for run in (tmp_path / "one", tmp_path):
+            client.register_plugin(DiskWatch(str(run)))
+        while None in told():
+            time.sleep(0.05)
+        assert all(free > 0 and Path(folder).is_dir() for folder, free in told())
+
+
+def test_a_folder_that_cannot_be_seen_is_passed_over(tmp_path: Path) -> None:
+    found = fullest([str(tmp_path / "none"), str(tmp_path)])
+    assert found is not None
+    assert found[0] == str(tmp_path)
+    assert fullest([str(tmp_path / "none")]) is None
 
 
 def test_tiles_that_lose_one_worker_after_the_other_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:

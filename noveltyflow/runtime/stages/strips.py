@@ -69,11 +69,20 @@ def store_state(store: RunStore, strip: Block, state: StripState) -> None:
 
 
 def done_tiles(store: RunStore, strips: Sequence[Block]) -> Iterator[tuple[Block, BoolArray]]:
-    """Which tiles of each strip are stored, for those that have a checkpoint; one of these is held at a time."""
+    """Which tiles of each strip are stored, for those that have a checkpoint, of which nothing else is read."""
     names = {f"strips/{name}" for name in store.scratch.names("strips")}
     for strip in strips:
-        if _name(strip) in names and (state := load_state(store, strip)) is not None:
-            yield strip, state.done
+        if _name(strip) in names and (done := _stored_tiles(store, strip)) is not None:
+            yield strip, done
+
+
+def _stored_tiles(store: RunStore, strip: Block) -> BoolArray | None:
+    try:
+        with store.scratch.open(_name(strip)) as file, np.load(file, allow_pickle=False) as saved:
+            done: BoolArray = saved["done"]
+            return done
+    except FileNotFoundError:
+        return None  # the run was completed meanwhile
 
 
 def _name(strip: Block) -> str:

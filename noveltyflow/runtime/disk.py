@@ -1,0 +1,55 @@
+"""What the disks of a worker have left: told with every heartbeat, so that who has no room gets no task."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from typing import Any
+
+from distributed import WorkerPlugin
+
+from noveltyflow.store.files import is_local
+
+DISK_RESERVE = 16 << 20
+"""Bytes that must be left where a worker spills and where the run is; checkpoints that are being written go there."""
+METRIC = "noveltyflow_disk"
+"""Among a worker's metrics: its fullest folder, and the bytes that are left there."""
+
+
+class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed for mypy
+    """Has every worker, also those that come later, tell what is left where it spills, and in the run folder.
+
+    The next run on the same cluster puts its own in this one's place.
+
+    Parameters
+    ----------
+    run
+        Path or address of the run folder.
+    """
+
+    name = "noveltyflow-disk"
+
+    def __init__(self, run: str) -> None:
+        self._folders = [run] if is_local(run) else []
+
+    def setup(self, worker: Any) -> None:
+        """See `WorkerPlugin.setup`."""
+        worker.metrics[METRIC] = lambda _: fullest([worker.local_directory, *self._folders])
+
+    def teardown(self, worker: Any) -> None:
+        """See `WorkerPlugin.teardown`."""
+        worker.metrics.pop(METRIC, None)
+
+
+def fullest(folders: Sequence[str]) -> tuple[str, int] | None:
+    """The folder on whose disk least is left, and the bytes left there; None where no folder can be looked at."""
+    free = []
+    for folder in folders:
+        try:
+            free.append((shutil.disk_usage(folder).free, folder))
+        except OSError:
+            continue  # what it cannot see, a worker says when it needs it
+    if not free:
+        return None
+    n_bytes, folder = min(free)
+    return folder, n_bytes

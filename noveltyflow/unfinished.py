@@ -1,0 +1,46 @@
+"""How far a run has come that is not complete yet."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from noveltyflow.run import stage_facts
+from noveltyflow.store import STAGES, RunStore
+
+
+def unfinished_facts(path: str) -> dict[str, Any] | None:
+    """What is there of an unfinished run, JSON-able; None where the run is complete.
+
+    Of every checkpoint only which tiles are in it is read.
+
+    Raises
+    ------
+    StoreError
+        When there is no run.
+    """
+    store = RunStore(path)
+    if store.marker(STAGES[-1]) is not None:
+        return None
+    done = [stage for stage in STAGES if store.marker(stage) is not None]
+    return {
+        "path": path,
+        "schema_version": store.header["schema_version"],
+        "complete": False,
+        "stages_done": done,
+        **stage_facts(store),
+        **(_tiles(store) if "urls" in done else {}),
+        "settings": store.header["settings"],
+        "inputs": store.header["inputs"],
+    }
+
+
+def _tiles(store: RunStore) -> dict[str, int]:
+    # Imported late: what is needed to know of checkpoints takes as long as all the rest.
+    from noveltyflow.runtime.stages.strips import done_tiles
+    from noveltyflow.store.blocks import blocks_of
+
+    blocks = blocks_of(store)
+    return {
+        "tiles_done": sum(int(done.sum()) for _, done in done_tiles(store, blocks)),
+        "tiles": len(blocks) ** 2,
+    }
