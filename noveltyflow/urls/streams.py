@@ -137,12 +137,23 @@ def _measured(blocks: Iterator[bytes], raw: BinaryIO, source: str, max_ratio: in
     total = 0
     for block in blocks:
         total += len(block)
-        if total > max(_UNMEASURED_BYTES, max_ratio * raw.tell()):
-            raise InputError(
-                f"{source}: {raw.tell():,} bytes became {total:,} when decompressed, more than {max_ratio} times as "
-                "many, as in a file made to fill disks. If it is to be trusted, raise --max-ratio."
-            )
+        check_ratio(raw.tell(), total, source, max_ratio)
         yield block
+
+
+def check_ratio(stored: int, decompressed: int, source: str, max_ratio: int) -> None:
+    """Refuse what is more than 64 MiB and `max_ratio` times as many bytes as are stored of it.
+
+    Raises
+    ------
+    InputError
+        When it is.
+    """
+    if decompressed > max(_UNMEASURED_BYTES, max_ratio * stored):
+        raise InputError(
+            f"{source}: {stored:,} bytes become {decompressed:,} when decompressed, more than {max_ratio} times as "
+            "many, as in a file made to fill disks. If it is to be trusted, raise --max-ratio."
+        )
 
 
 def _plain_blocks(raw: BinaryIO) -> Iterator[bytes]:

@@ -11,14 +11,9 @@ from noveltyflow.errors import InputError
 from noveltyflow.urls.batches import BatchBuilder, RecordBatch, check_text
 from noveltyflow.urls.lines import BLOCK_BYTES
 from noveltyflow.urls.readers.columns import column_numbers
-from noveltyflow.urls.readers.pages import pages
 from noveltyflow.urls.readers.times import MAX_TIME, MIN_TIME, parse_time
 from noveltyflow.urls.rejects import Reason
-
-_LARGEST_PAGE = 32 << 20
-"""Bytes of a page, which Arrow holds whole, packed, unpacked and as an array; writers aim at 1 MiB."""
-_BATCH_ROWS = 8192
-_BATCH_BYTES = 16 << 20
+from noveltyflow.urls.streams import check_ratio
 
 
 @contextmanager
@@ -31,7 +26,7 @@ def opened_parquet(raw: BinaryIO, source: str) -> Iterator[Any]:
         # A buffered column is read as it is needed; by default a whole column chunk is held.
         with pq.ParquetFile(raw, pre_buffer=False, buffer_size=BLOCK_BYTES) as file:
             yield file
-    except (pa.ArrowException, OSError, ValueError) as exc:
+    except (pa.ArrowException, OSError) as exc:
         detail = (str(exc).splitlines() or [type(exc).__name__])[0][:300]
         raise InputError(
             f"{source}: truncated or damaged, or not Parquet at all ({detail}). "
@@ -50,7 +45,8 @@ def check_parquet(raw: BinaryIO, settings: InputSettings, source: str) -> list[i
     Raises
     ------
     InputError
-        When the file is damaged, lacks a column, or holds no text in the URL column.
+        When the file is damaged, lacks a column, holds no text in the URL column, or says that this is more than
+        `max_ratio` times as large when decompressed; Arrow holds a page of it whole.
     """
     with opened_parquet(raw, source) as file:
         schema = file.schema_arrow
@@ -60,7 +56,13 @@ def check_parquet(raw: BinaryIO, settings: InputSettings, source: str) -> list[i
                 f"{source}: column {settings.url_column!r} holds {schema.field(url).type}, not text. "
                 "Choose another with --url-column."
             )
-        return [_stored_bytes(file.metadata.row_group(i)) for i in range(file.metadata.num_row_groups)]
+        groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
+        for group in groups:
+            column = group.column(url)
+            check_ratio(
+                column.total_compressed_size, column.total_uncompressed_size, source, settings.max_ratio
+            )
+        return [_stored_bytes(group) for group in groups]
 
 
 def _stored_bytes(group: Any) -> int:
@@ -84,10 +86,9 @@ def read_parquet(
     builder = BatchBuilder(batch_records, timed=settings.time_column is not None)
     with opened_parquet(raw, source) as file:
         last = file.metadata.num_row_groups if groups[1] is None else groups[1]
-        chosen = list(range(groups[0], last))
-        few = (_rows_at_once(raw, file.metadata, number, columns, source) for number in chosen)
-        rows = min([batch_records, *few])
-        for part in file.iter_batches(rows, chosen, columns):
+        # Few rows at a time: each may hold a text of any length until it has been looked at.
+        parts = file.iter_batches(min(batch_records, 8192), list(range(groups[0], last)), columns)
+        for part in parts:
             times = None if settings.time_column is None else _times(part.column(settings.time_column))
             for i, value in enumerate(_texts(part.column(settings.url_column), settings.max_line_bytes)):
                 _add_row(builder, value, settings.max_line_bytes, times, i)
@@ -95,32 +96,6 @@ def read_parquet(
                     yield builder.take()
     if builder.n_records:
         yield builder.take()
-
-
-def _rows_at_once(raw: BinaryIO, metadata: Any, number: int, columns: list[str], source: str) -> int:
-    """How many rows of a row group may be read at a time, wherever in it.
-
-    Raises
-    ------
-    InputError
-        When a page of these columns is too large to be held.
-    """
-    group, rows = metadata.row_group(number), _BATCH_ROWS
-    for chunk in map(group.column, range(group.num_columns)):
-        # What is small as a whole has no large page.
-        if chunk.path_in_schema not in columns or chunk.total_uncompressed_size <= _BATCH_BYTES:
-            continue
-        start = min(filter(None, (chunk.dictionary_page_offset, chunk.data_page_offset)))
-        for page in pages(raw, start, chunk.total_compressed_size):
-            if page.n_bytes > _LARGEST_PAGE:
-                raise InputError(
-                    f"{source}: row group {number}, column {chunk.path_in_schema!r}: a page of {page.n_values:,} "
-                    f"values takes {page.n_bytes:,} bytes, and can be read only as a whole; the most are "
-                    f"{_LARGEST_PAGE:,}. Write the file with smaller pages or row groups; or, where one value is so "
-                    "long, as JSON lines or CSV, in which it becomes a reject."
-                )
-            rows = min(rows, max(1, _BATCH_BYTES * page.n_values // max(1, page.n_bytes)))
-    return rows
 
 
 def _texts(column: Any, limit: int) -> list[str | bytes | None]:
