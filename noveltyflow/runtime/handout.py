@@ -174,7 +174,7 @@ class Handout:
         worker, backend
             Whose task.
         assignment
-            What it had been given.
+            What it had been given, with the span that there was room for.
         progress
             For each strip that it came to, the tiles that are done.
 
@@ -183,6 +183,7 @@ class Handout:
         int
             How far these strips came since they were last heard of; more than `tiles` where an answer was lost.
         """
+        self._held[worker] = assignment.span
         self.tiles[backend] += tiles
         self._seconds[backend] += seconds
         return self._update(worker, assignment, progress)

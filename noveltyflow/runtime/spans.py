@@ -1,4 +1,4 @@
-"""How many blocks are searched as one: few at first, more as memory allows, fewer after pressure."""
+"""How many blocks are searched as one: one on trial, then as many as memory allows, fewer after pressure."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class SpanSize:
 
     Attributes
     ----------
-    blocks : int
-        Of the next span, as far as there are as many blocks side by side.
+    blocks : int or None
+        Of the next span, as far as there are as many blocks side by side; None before one block was tried.
     most : int or None
         No more than that, because more brought pressure before.
     quiet : int
         Tasks since then.
     """
 
-    blocks: int = 1
+    blocks: int | None = None
     most: int | None = None
     quiet: int = 0
 
     def after_task(self, fits: Callable[[int], bool]) -> SpanSize:
-        """Size after a task that brought no pressure: larger if that fits, smaller if this no longer does.
+        """Size after a task or trial that brought no pressure: larger if that fits, smaller if this no longer does.
 
         Parameters
         ----------
@@ -38,10 +38,10 @@ class SpanSize:
         most, quiet = self.most, self.quiet + 1
         if most is not None and quiet >= QUIET_TASKS:
             most, quiet = 2 * most, 0
-        blocks = self.blocks
+        tried = blocks = self.blocks or 1
         while (most is None or _larger(blocks) <= most) and fits(_larger(blocks)):
             blocks = _larger(blocks)
-        if blocks > self.blocks or fits(blocks):
+        if blocks > tried or fits(blocks):
             return SpanSize(blocks, most, quiet)
         while blocks > 1 and not fits(blocks):
             blocks = _at_most(blocks - 1)
@@ -54,7 +54,7 @@ class SpanSize:
 
     def after_pressure(self) -> SpanSize:
         """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""
-        return self.limited(max(1, self.blocks // 2))
+        return self.limited(max(1, (self.blocks or 1) // 2))
 
 
 def _at_most(blocks: int) -> int:
@@ -71,8 +71,8 @@ def _larger(blocks: int) -> int:
 class SpanSizes:
     """The sizes that the workers of a run have come to. Pure bookkeeping.
 
-    A worker that is new starts with one block; one that comes in the place of a lost one does not grow beyond half
-    of what that one had, until some tasks have gone well.
+    A worker that is new tries one block; one that comes in the place of a lost one does not grow beyond half of what
+    that one had, until some tasks have gone well.
     """
 
     def __init__(self) -> None:
@@ -89,4 +89,4 @@ class SpanSizes:
 
     def lost(self, worker: str) -> None:
         """A worker has gone with a task in its hands, perhaps because that took too much memory."""
-        self._new = replace(self._sizes.pop(worker, self._new).after_pressure(), blocks=1)
+        self._new = replace(self._sizes.pop(worker, self._new).after_pressure(), blocks=None)

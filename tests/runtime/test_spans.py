@@ -62,7 +62,7 @@ def test_who_replaces_a_lost_worker_starts_small_and_stays_smaller() -> None:
     sizes.reached("b", SpanSize(4))
     sizes.lost("a")
     assert sizes.of("b") == SpanSize(4)
-    assert sizes.of("c").blocks == 1
+    assert sizes.of("c").blocks is None
     assert grown(sizes.of("c"), QUIET_TASKS - 1, 1000).blocks == 8
     sizes.lost("c")
     assert grown(sizes.of("d"), QUIET_TASKS - 1, 1000).blocks == 1
@@ -72,8 +72,9 @@ def test_who_replaces_a_lost_worker_starts_small_and_stays_smaller() -> None:
 def test_no_span_is_larger_than_its_room(rooms: list[int | None]) -> None:
     size = SpanSize()
     for room in rooms:
-        before = size.blocks
+        before = size.blocks or 1
         size = size.after_pressure() if room is None else size.after_task(room_for(room))
+        assert size.blocks is not None
         assert size.blocks >= 1
         if room is not None:
             assert size.blocks <= max(room, 1)

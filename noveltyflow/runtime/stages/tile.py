@@ -61,7 +61,7 @@ class TileReport:
     Attributes
     ----------
     assignment : Assignment
-        What it had been given.
+        What it had been given, with the span that there was room for.
     progress : dict of uint8 arrays
         For every strip that it came to, which tiles are done now: a bit for each block, as `numpy.packbits` has them.
     tiles : int
@@ -119,13 +119,19 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     seconds
         After which no other strip is begun.
     size
-        Which spans the worker has come to.
+        Which spans the worker has come to. Before there are any, one block is indexed on trial, and what is free then
+        says how many of the span's blocks there is room for.
     """
     started = time.monotonic()
     work = _Work(job, assignment.strips, backend)
-    span = work.fitting(assignment.span)
-    if span != assignment.span:
-        size = size.limited(len(span))
+    own = assignment.strips[0].index
+    span = assignment.span
+    if size.blocks is None:
+        work.indexed(_part(span, 1, own))
+        size = work.resized(size)
+        span = _part(span, size.blocks or 1, own)
+    if (fitting := work.fitting(span, own)) != span:
+        span, size = fitting, size.limited(len(fitting))
     progress: dict[Block, AnyArray] = {}
     tiles = 0
     with ExitStack() as stack:
@@ -150,7 +156,13 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
                 break
     del queries, state, prepared, ahead
     size = work.resized(size)
-    return TileReport(assignment, progress, tiles, time.monotonic() - started, work.kernel_seconds, size)
+    return TileReport(Assignment(span, strips), progress, tiles, time.monotonic() - started, work.kernel_seconds, size)
+
+
+def _part(span: range, size: int, own: int) -> range:
+    """At most `size` blocks of a span, around block `own` if that is among them; see `Handout`."""
+    start = max(span.start, own - own % size) if own in span else span.start
+    return range(start, min(start + size, span.stop))
 
 
 @lru_cache(maxsize=1 << 14)
@@ -203,10 +215,10 @@ class _Work:
         self._strip = max((self._shape([strip]) for strip in strips), key=lambda shape: shape.nonzeros)
         self.kernel_seconds = 0.0
 
-    def fitting(self, span: range) -> range:
-        """A span, or so much of its beginning that there is room for its tiles."""
+    def fitting(self, span: range, own: int) -> range:
+        """A span, or so much of it that there is room for its tiles."""
         while len(span) > 1 and not self._has_room(*self._span_shape(span)):
-            span = span[: -(-len(span) // 2)]
+            span = _part(span, -(-len(span) // 2), own)
         return span
 
     def indexed(self, span: range) -> PreparedBlock:
