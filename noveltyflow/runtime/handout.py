@@ -256,7 +256,7 @@ class Handout:
                     places = self._strips_for(span)
                 # The last strips for a span are left to those who have its index: making it would take longer.
                 if not shared or places.size > _LEFT_TO_OTHERS * others[span.start : span.stop].max():
-                    return span, places
+                    return span, places[np.argsort(places != place, kind="stable")]
         return None
 
     def _beginnings(self, among: BoolArray) -> Iterator[tuple[int, int]]:

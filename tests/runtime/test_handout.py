@@ -174,6 +174,8 @@ def test_the_last_strips_are_left_to_those_who_have_the_index() -> None:
 def test_workers_begin_where_large_spans_have_their_borders() -> None:
     work = team(24)
     assert [numbers(work.take(worker, 1)) for worker in "abcd"] == [[0], [16], [8], [4]]
+    work = team(24)
+    assert [numbers(work.take(worker, 24)) for worker in "abcd"] == [[0], [16], [8], [4]]
 
 
 def test_what_a_lost_task_had_stored_counts() -> None:

@@ -156,7 +156,8 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
                 break
     del queries, state, prepared, ahead
     size = work.resized(size)
-    return TileReport(Assignment(span, strips), progress, tiles, time.monotonic() - started, work.kernel_seconds, size)
+    taken, lasted = Assignment(span, strips), time.monotonic() - started
+    return TileReport(taken, progress, tiles, lasted, work.kernel_seconds, size)
 
 
 def _part(span: range, size: int, own: int) -> range:
