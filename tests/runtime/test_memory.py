@@ -60,7 +60,7 @@ def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Pa
     assert done.returncode == 0, done.stderr.decode()
     figures: dict[str, list[int]] = json.loads(done.stdout)
     assert {name for name in figures if "blocks" not in name} == STAGE_OF.keys()
-    assert "tile of 3 blocks" in figures
+    assert any(name.startswith("tile of") for name in figures)
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
     # What every worker must have for a task refuses nobody. Larger spans need no more what the first one read.
     factors = {name: 3 if name == "tile" else 2 for name in STAGE_OF}
