@@ -64,9 +64,15 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any]) -> str:
-    """The command that makes a run, or continues it, from what its head holds; `INPUT...` stands for many inputs."""
+    """The command that makes a run, or continues it, from what its head holds.
+
+    `INPUT...` stands for many inputs, and for those that could be read as options, that a terminal would not show as
+    they are, or that may hold a secret.
+    """
     sources = [str(entry["source"]) for entry in inputs]
-    named = shlex.join(sources) if len(sources) <= _MOST_NAMED else "INPUT..."
+    named = shlex.join(sources)
+    if len(sources) > _MOST_NAMED or not all(map(_is_plain, sources)):
+        named = "INPUT..."
     options = [
         word
         for _, model in ScoringSettings.model_validate(settings)
@@ -74,6 +80,12 @@ def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping
         for word in _words(name, getattr(model, name), type(model).model_fields[name])
     ]
     return f"noveltyflow run {named} {shlex.join(['--out', out, *options])}"
+
+
+def _is_plain(source: str) -> bool:
+    may_tell_secrets = "://" in source and not {"@", "?"}.isdisjoint(source)
+    may_be_option = source.startswith("-") and source != "-"
+    return source.isprintable() and not may_be_option and not may_tell_secrets
 
 
 def _words(name: str, value: Any, field: FieldInfo) -> list[str]:

@@ -176,6 +176,14 @@ def test_a_command_continues_a_run_with_the_same_settings() -> None:
     assert "run INPUT... --out" in run_command(inputs * 10, "x.zarr", settings.model_dump(mode="json"))
 
 
+@pytest.mark.parametrize(
+    "source", ["--overwrite", "-x.txt", "a\nb.txt", "https://me:key@host/u", "s3://b/u?key=1"]
+)
+def test_no_command_is_given_that_could_be_misread_or_tell_a_secret(source: str) -> None:
+    command = run_command([{"source": source}], "x.zarr", ScoringSettings().model_dump(mode="json"))
+    assert command == "noveltyflow run INPUT... --out x.zarr"
+
+
 def test_info_accounts_for_every_line(here: Cli, small_run: str, table: pd.DataFrame) -> None:
     facts = json.loads(here("info", small_run, "--json").stdout)
     assert facts["lines_read"] == 445

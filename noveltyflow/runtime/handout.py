@@ -211,6 +211,10 @@ class Handout:
         self._free[places] = self._table.left[places] > 0
         return came
 
+    def done_of(self, strip: Block) -> BoolArray:
+        """Tiles of a strip that are known to be done, one for each block."""
+        return self._table.row(self._table.place(strip))
+
     def patience(self, slots: Mapping[str, int], longest: float) -> float:
         """How many seconds a task may compute before it lets others have its strips.
 
@@ -255,7 +259,11 @@ class Handout:
                     span = self._left_around(place, block, size)
                     places = self._strips_for(span)
                 # The last strips for a span are left to those who have its index: making it would take longer.
-                if not shared or places.size > _LEFT_TO_OTHERS * others[span.start : span.stop].max():
+                if (
+                    not shared
+                    or not self.tiles
+                    or places.size > _LEFT_TO_OTHERS * others[span.start : span.stop].max()
+                ):
                     return span, places[np.argsort(places != place, kind="stable")]
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +219,25 @@ def test_resumed_run(tasks: int, one_file: Path, reference: str) -> None:
     with pytest.raises(KeyboardInterrupt):
         run([one_file], out, Stopping(tasks))
     run([one_file], out)
+    assert_same_content(str(out), reference, ignore=("rejects/source",))
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"x" * 99]
+)
+def test_a_damaged_checkpoint_is_one_that_is_not_there(
+    damage: Callable[[bytes], bytes], one_file: Path, reference: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = one_file.with_name("run.zarr")
+    with pytest.raises(KeyboardInterrupt):
+        run([one_file], out, Stopping(15))
+    checkpoints = list(out.glob(".scratch/strips/*.npz"))
+    assert checkpoints
+    for path in checkpoints:
+        path.write_bytes(damage(path.read_bytes()))
+    run([one_file], out)
+    assert str(out) in caplog.text
+    assert "is damaged" in caplog.text
     assert_same_content(str(out), reference, ignore=("rejects/source",))
 
 

@@ -20,6 +20,7 @@ from noveltyflow.run import open_run
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.testing.fuzz import read_checked
 
 LONG = 256 << 20
 MOST_MEMORY = 64 << 20
@@ -82,6 +83,17 @@ def test_a_parquet_column_that_grows_too_much_is_refused_by_its_sizes(tmp_path: 
     pq.write_table(table, bomb, compression="zstd", use_dictionary=False)
     with pytest.raises(InputError, match=r"bomb\.parquet: .* more than 500 times as many.*--max-ratio"):
         plan_run([str(bomb)], str(tmp_path / "run.zarr"), ScoringSettings())
+
+
+def test_a_long_value_in_a_dictionary_is_cut_once(tmp_path: Path) -> None:
+    """Decoded, the rows that point at it would not fit into an array, nor into memory."""
+    values = pa.DictionaryArray.from_arrays([0] * 8_000 + [1] * 192, ["x" * 300_000, "http://a/"])
+    pq.write_table(pa.table({"url": values}), tmp_path / "urls.parquet")
+    found = read_checked(str(tmp_path / "urls.parquet"), InputSettings())
+    assert not isinstance(found, Exception)
+    assert len(found.rejects) == 8_000
+    assert {reject[2] for reject in found.rejects} == {"too-long"}
+    assert found.n_records == 8_192
 
 
 def test_an_endless_line_is_counted_and_stored(tmp_path: Path) -> None:

@@ -153,9 +153,10 @@ class _SharedTiles:
         assignment: Assignment = task[1]
         self._sizes.lost(worker)
         stored = dict(done_tiles(self._job.store, assignment.strips))
+        came = {strip for strip, done in stored.items() if (done & ~self.handout.done_of(strip)).any()}
         self.tiles_done += self.handout.give_back(worker, assignment, stored)
         for strip in assignment.strips:
-            if strip in stored and stored[strip][assignment.span.start]:
+            if strip in came:
                 del self._losses[strip]
                 continue
             # The first one that did not come any further is what the worker was lost with.

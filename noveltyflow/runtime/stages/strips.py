@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import astuple, dataclass
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -13,6 +15,11 @@ from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
 from noveltyflow.types import BoolArray
+
+_DAMAGE = (EOFError, ValueError, KeyError, TypeError, BadZipFile)
+"""What reading a checkpoint raises that is not what was written."""
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +57,13 @@ def load_state(store: RunStore, strip: Block) -> StripState | None:
     data = store.scratch.read(_name(strip))
     if data is None:
         return None
-    with np.load(io.BytesIO(data), allow_pickle=False) as saved:
-        best = TopK(saved["similarities"], saved["indices"])
-        return StripState(saved["done"], best, TileStats(*saved["stats"].tolist()))
+    try:
+        with np.load(io.BytesIO(data), allow_pickle=False) as saved:
+            best = TopK(saved["similarities"], saved["indices"])
+            return StripState(saved["done"], best, TileStats(*saved["stats"].tolist()))
+    except _DAMAGE as error:
+        _warn(store, strip, error)
+        return None
 
 
 def store_state(store: RunStore, strip: Block, state: StripState) -> None:
@@ -83,6 +94,15 @@ def _stored_tiles(store: RunStore, strip: Block) -> BoolArray | None:
             return done
     except FileNotFoundError:
         return None  # the run was completed meanwhile
+    except _DAMAGE as error:
+        _warn(store, strip, error)
+        return None
+
+
+def _warn(store: RunStore, strip: Block, error: Exception) -> None:
+    log.warning(
+        "%s: checkpoint %s is damaged (%s); its tiles are computed anew", store.path, _name(strip), error
+    )
 
 
 def _name(strip: Block) -> str:

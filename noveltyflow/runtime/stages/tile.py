@@ -24,15 +24,23 @@ from noveltyflow.runtime.spans import SpanSize
 from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.indexed import SpanKey, load_span, spans_of
 from noveltyflow.runtime.stages.strips import StripState, load_state, store_state
-from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, PreparedBlock, TileKernel
+from noveltyflow.similarity.kernels.base import (
+    BlockShape,
+    DeviceKernel,
+    PreparedBlock,
+    TileKernel,
+    TileStats,
+)
 from noveltyflow.similarity.kernels.registry import get_kernel
-from noveltyflow.similarity.tiles import Block
+from noveltyflow.similarity.tiles import Block, rows_of
+from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, csr_nonzeros
 from noveltyflow.types import AnyArray, CsrMatrix
 
 LARGEST_SPAN = 1 << 19
 """Rows of a span; the index of a larger one would be cut into parts, which gains nothing."""
+_TRIED_ROWS = 64
 _LONGEST_ROW = 100
 """How many times longer than the mean the longest row is taken to be."""
 _MOST_NONZEROS = np.iinfo(np.int32).max
@@ -119,15 +127,15 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     seconds
         After which no other strip is begun.
     size
-        Which spans the worker has come to. Before there are any, one block is indexed on trial, and what is free then
-        says how many of the span's blocks there is room for.
+        Which spans the worker has come to. Before there are any, one block is indexed and searched on trial; what is
+        free then says how many of the span's blocks there is room for.
     """
     started = time.monotonic()
     work = _Work(job, assignment.strips, backend)
     own = assignment.strips[0].index
     span = assignment.span
     if size.blocks is None:
-        work.indexed(_part(span, 1, own))
+        work.try_out(_part(span, 1, own), assignment.strips[0])
         size = work.resized(size)
         span = _part(span, size.blocks or 1, own)
     if (fitting := work.fitting(span, own)) != span:
@@ -235,6 +243,12 @@ class _Work:
 
         return self._kept.get_or_make(key, make)
 
+    def try_out(self, span: range, strip: Block) -> None:
+        """Let some rows search a span, so that whatever a worker loads or compiles for it is there."""
+        prepared, (queries, state) = self.indexed(span), self.load(strip)
+        some = Block(strip.index, 0, min(_TRIED_ROWS, strip.n_rows))
+        self._search(strip, rows_of(queries, some), state.best.rows(some.start, some.stop), span, prepared)
+
     def load(self, strip: Block) -> tuple[CsrMatrix, StripState]:
         """Weights of a strip, and how far it came."""
         store = self._job.store
@@ -245,15 +259,20 @@ class _Work:
         self, strip: Block, queries: CsrMatrix, state: StripState, span: range, prepared: PreparedBlock
     ) -> StripState:
         """The strip after its tiles with a span."""
-        best, work = self._timed(
+        best, work = self._search(strip, queries, state.best, span, prepared)
+        return state.with_tiles(span, best, work)
+
+    def _search(
+        self, strip: Block, queries: CsrMatrix, best: TopK, span: range, prepared: PreparedBlock
+    ) -> tuple[TopK, TileStats]:
+        return self._timed(
             self._kernel.compute,
             queries,
             prepared,
-            state.best,
+            best,
             queries_start=strip.start,
             candidates_start=self._blocks[span.start].start,
         )
-        return state.with_tiles(span, best, work)
 
     def is_pressed(self) -> bool:
         """Whether the process holds more than tasks may count on; paused, it would never be given a task again."""

@@ -57,11 +57,11 @@ def check_parquet(raw: BinaryIO, settings: InputSettings, source: str) -> list[i
                 "Choose another with --url-column."
             )
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
-        for group in groups:
-            column = group.column(url)
-            check_ratio(
-                column.total_compressed_size, column.total_uncompressed_size, source, settings.max_ratio
-            )
+        for column in (group.column(i) for group in groups for i in range(group.num_columns)):
+            if column.path_in_schema in (settings.url_column, settings.time_column):
+                check_ratio(
+                    column.total_compressed_size, column.total_uncompressed_size, source, settings.max_ratio
+                )
         return [_stored_bytes(group) for group in groups]
 
 
@@ -104,15 +104,18 @@ def _texts(column: Any, limit: int) -> list[str | bytes | None]:
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        # Each value once, however many rows have it.
+        values = _texts(column.dictionary, limit)
+        return [None if number is None else values[number] for number in column.indices.to_pylist()]
     if (pc.max(pc.binary_length(column)).as_py() or 0) > limit:
         column = pc.binary_slice(column.cast(pa.large_binary()), 0, limit + 1)
+    texts: list[str | bytes | None]
     try:
-        values: list[str | bytes | None] = column.to_pylist()
+        texts = column.to_pylist()
     except UnicodeDecodeError:
         # Arrow does not check that a text column holds UTF-8.
-        values = column.cast(pa.large_binary()).to_pylist()
-    return values
+        texts = column.cast(pa.large_binary()).to_pylist()
+    return texts
 
 
 def _add_row(
