@@ -30,6 +30,9 @@ from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
 SETTINGS = ScoringSettings()
+HEAP_BYTES = 16 << 20
+IMPORTED_BYTES = 100 << 20
+"""More than this is held by every process that could be given a task."""
 PACKERS = {
     "gzip": gzip.compress,
     "zstd": zstandard.ZstdCompressor().compress,
@@ -63,8 +66,12 @@ def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Pa
     assert any(name.startswith("tile of") for name in figures)
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
     # What every worker must have for a task refuses nobody. Larger spans need no more what the first one read.
+    # And what the kernel counts is less where the heap had free pages before.
     factors = {name: 3 if name == "tile" else 2 for name in STAGE_OF}
-    bounds = {name: max(factor * figures[name][0], LEAST_TASK_BYTES) for name, factor in factors.items()}
+    bounds = {
+        name: max(factor * figures[name][0] + HEAP_BYTES, LEAST_TASK_BYTES)
+        for name, factor in factors.items()
+    }
     assert {name: figures[name] for name, most in bounds.items() if figures[name][1] > most} == {}
 
 
@@ -81,7 +88,8 @@ def test_no_worker_takes_more_than_projected(cli: Cli, tmp_path: Path) -> None:
         time.sleep(0.05)
     replaced = re.findall(r"replacing (\d+) workers", process.communicate()[1].decode())
     assert process.returncode == 0
-    assert len(peaks) == 2 + sum(map(int, replaced)), "no worker was lost"
+    could_compute = [peak for peak in peaks.values() if peak > IMPORTED_BYTES]
+    assert len(could_compute) == 2 + sum(map(int, replaced)), "no worker was lost"
     assert max(peaks.values()) <= planned["projected_mem"] <= planned["memory_limit"]
 
 
