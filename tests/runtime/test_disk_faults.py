@@ -71,7 +71,7 @@ def test_no_tiles_are_handed_out_while_the_disk_is_nearly_full(
     """There is room for the rest of the run, but not for much besides: all wait until there is."""
     out = disk / "run.zarr"
     process = start(urls, out)
-    when("idf", out, process)
+    when("features", out, process)
     resize(disk, shutil.disk_usage(disk).used + DISK_RESERVE // 2)
     assert process.stderr is not None
     said = next(line for line in process.stderr if b"waiting for workers" in line).decode()
