@@ -14,8 +14,9 @@ from typing import IO, Any
 import numpy as np
 import pandas as pd
 
+from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.errors import SettingsError
-from noveltyflow.run import DEFAULT_SCORE, EXPORT_COLUMNS, Run
+from noveltyflow.run import DEFAULT_SCORE, Run
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
 from noveltyflow.store.durable import naming

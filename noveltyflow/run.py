@@ -5,11 +5,24 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import TYPE_CHECKING, Any, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from noveltyflow.columns import (
+    EXPORT_COLUMNS,
+    Columns,
+    as_frame,
+    block_urls,
+    frame_block,
+    merge_top,
+    rows_columns,
+    score_of,
+    top_block,
+    urls_mark,
+    urls_of,
+)
 from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import StoreError
 from noveltyflow.scores import percentile
@@ -20,7 +33,7 @@ from noveltyflow.similarity.topk import NO_NEIGHBOR
 from noveltyflow.store import STAGES, RunStore
 from noveltyflow.store.blocks import blocks_of
 from noveltyflow.store.profile import read_peaks
-from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int64Array
+from noveltyflow.types import AnyArray, Float32Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
 
 if TYPE_CHECKING:
@@ -29,20 +42,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import scipy.sparse as sp
 
-Columns: TypeAlias = dict[str, Any]
-"""Arrays and lists of one length by name: a table before pandas, which takes longer to import than to answer."""
 DEFAULT_SCORE = "nearest"
-EXPORT_COLUMNS = (
-    "row",
-    "url",
-    "count",
-    "first_seen",
-    "novelty",
-    "percentile",
-    "nearest_similarity",
-    "nearest_url",
-)
-
 _FACTS = {
     "urls": (
         *("lines_read", "lines_blank", "lines_rejected", "reject_reasons"),
@@ -143,7 +143,7 @@ class Run:
         import dask
 
         _require_score(score)
-        part = dask.delayed(_score_of, pure=False)
+        part = dask.delayed(score_of, pure=False)
         return [part(self.store, block, score) for block in self.blocks]
 
     def frame(self, score: str = DEFAULT_SCORE) -> dd.DataFrame:
@@ -155,7 +155,7 @@ class Run:
         import dask.dataframe as dd
 
         ranks = _ranks(self._delayed_scores(score))
-        part = dask.delayed(_frame_block, pure=False)
+        part = dask.delayed(frame_block, pure=False)
         parts = [part(self.store, block, score, ranks) for block in self.blocks]
         borders = [block.start for block in self.blocks] + [self.n_rows - 1]
         return dd.from_delayed(parts, meta=self._frame_meta(), divisions=borders, verify_meta=False)
@@ -164,7 +164,7 @@ class Run:
         """The blocks of `frame`, in row order, one in memory at a time."""
         (ranks,) = _computed(_ranks(self._delayed_scores(score)))
         for block in self.blocks:
-            yield _frame_block(self.store, block, score, ranks)
+            yield frame_block(self.store, block, score, ranks)
 
     def neighbor_block(self, block: Block) -> tuple[Int64Array, Float32Array]:
         """Neighbour rows (int64) and similarities (float32) of one block, both (block rows, n_neighbors)."""
@@ -192,7 +192,7 @@ class Run:
 
     def top(self, n: int = 20, score: str = DEFAULT_SCORE) -> pd.DataFrame:
         """The `n` most novel rows, most novel first, ties in row order; columns as in an export."""
-        return _frame(self.top_columns(n, score)).reset_index(drop=True)
+        return as_frame(self.top_columns(n, score)).reset_index(drop=True)
 
     def top_columns(self, n: int = 20, score: str = DEFAULT_SCORE) -> Columns:
         """The columns of `top`, without a frame around them."""
@@ -200,12 +200,12 @@ class Run:
 
         scores = self._delayed_scores(score)
         parts = [
-            dask.delayed(_top_block)(values, block.start, n)
+            dask.delayed(top_block)(values, block.start, n)
             for values, block in zip(scores, self.blocks, strict=True)
         ]
-        best = dask.delayed(_merge_top)(parts, n)
+        best = dask.delayed(merge_top)(parts, n)
         rows, novelty, ranks = _computed(best[0], best[1], _ranks(scores))
-        return _rows_columns(self.store, rows, novelty, percentile.percentile(novelty, ranks))
+        return rows_columns(self.store, rows, novelty, percentile.percentile(novelty, ranks))
 
     def find(self, url: str) -> int:
         """Row number of a URL, made canonical first; a binary search over the blocks.
@@ -230,7 +230,7 @@ class Run:
         return self.blocks[low].start + int(found[0])
 
     def _urls(self, block: int) -> AnyArray:
-        return _block_urls(self.store, _urls_mark(self.store), self.blocks[block])
+        return block_urls(self.store, urls_mark(self.store), self.blocks[block])
 
     def _key(self, url: str) -> tuple[str, str]:
         return canonicalize([str(url)], self.settings.urls).surts[0] or "", str(url)
@@ -253,7 +253,7 @@ class Run:
         indices = np.asarray(self.store.array("neighbors/indices")[row])
         similarities = np.asarray(self.store.array("neighbors/similarities")[row])
         filled = indices != NO_NEIGHBOR
-        urls = _urls_of(self.store, indices[filled])
+        urls = urls_of(self.store, indices[filled])
         return {"row": indices[filled], "url": urls, "similarity": similarities[filled]}
 
     def kneighbors_graph(self) -> sp.csr_matrix:
@@ -360,83 +360,3 @@ def _ranks(scores: Any) -> Any:
     while len(parts) > 1:
         parts = [dask.delayed(percentile.combine)(parts[i : i + 8]) for i in range(0, len(parts), 8)]
     return dask.delayed(percentile.finalize)(parts[0])
-
-
-def _urls_mark(store: RunStore) -> str:
-    return str(store.figures("urls")["fingerprint"])
-
-
-@lru_cache(maxsize=16)
-def _block_urls(store: RunStore, mark: str, block: Block) -> AnyArray:  # noqa: ARG001 - part of the cache's key
-    return store.read("rows/url", slice(block.start, block.stop))
-
-
-def _urls_of(store: RunStore, rows: Int64Array) -> list[str | None]:
-    """URLs of arbitrary rows, None for an empty slot; each block is read once."""
-    urls = np.full(len(rows), None, dtype=object)
-    blocks, mark = blocks_of(store), _urls_mark(store)
-    number = rows // blocks[0].n_rows
-    for block in np.unique(number[rows != NO_NEIGHBOR]):
-        here = (number == block) & (rows != NO_NEIGHBOR)
-        urls[here] = _block_urls(store, mark, blocks[block])[rows[here] - blocks[block].start]
-    return [None if url is None else str(url) for url in urls]
-
-
-def _frame_block(store: RunStore, block: Block, score: str, ranks: Float64Array) -> pd.DataFrame:
-    rows = np.arange(block.start, block.stop)
-    novelty = _score_of(store, block, score)
-    return _frame(_rows_columns(store, rows, novelty, percentile.percentile(novelty, ranks)))
-
-
-def _score_of(store: RunStore, block: Block, score: str) -> Float32Array:
-    return score_block(store.read("neighbors/similarities", slice(block.start, block.stop)), score)
-
-
-def _rows_columns(
-    store: RunStore, rows: Int64Array, novelty: Float32Array, percentiles: Float32Array
-) -> Columns:
-    """The columns of an export for some rows; `first_time`, where there is one, in µs since 1970."""
-    columns = {
-        "row": rows,
-        "url": _urls_of(store, rows),
-        "count": _take(store, "rows/count", rows),
-        "first_seen": _take(store, "rows/first_seen", rows),
-        "novelty": novelty,
-        "percentile": percentiles,
-        "nearest_similarity": _take(store, "neighbors/similarities", rows)[:, 0],
-        "nearest_url": _urls_of(store, _take(store, "neighbors/indices", rows)[:, 0]),
-    }
-    if "rows/first_time" in store.root:
-        columns["first_time"] = _take(store, "rows/first_time", rows)
-    return columns
-
-
-def _frame(columns: Columns) -> pd.DataFrame:
-    """The columns of an export as a frame, indexed by row."""
-    import pandas as pd
-
-    if "first_time" in columns:
-        columns = {**columns, "first_time": pd.to_datetime(columns["first_time"], unit="us", utc=True)}
-    frame = pd.DataFrame(columns, index=columns["row"])
-    return frame.astype({"url": "str", "nearest_url": "str"})
-
-
-def _take(store: RunStore, name: str, rows: Int64Array) -> AnyArray:
-    """Some rows of a stored array; one slice where they are consecutive."""
-    array = store.array(name)
-    if not len(rows) or (rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1)):
-        return np.asarray(array[slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)])
-    return np.asarray(array.oindex[rows] if array.ndim == 1 else array.oindex[rows, :])
-
-
-def _top_block(novelty: Float32Array, start: int, n: int) -> tuple[Int64Array, Float32Array]:
-    """The `n` highest of one block, ties in row order."""
-    best = np.lexsort((np.arange(len(novelty)), -novelty))[:n]
-    return best + start, novelty[best]
-
-
-def _merge_top(parts: list[tuple[Int64Array, Float32Array]], n: int) -> tuple[Int64Array, Float32Array]:
-    rows = np.concatenate([rows for rows, _ in parts])
-    novelty = np.concatenate([novelty for _, novelty in parts])
-    best = np.lexsort((rows, -novelty))[:n]
-    return rows[best], novelty[best]

@@ -20,11 +20,12 @@ from helpers import Cli
 from zarr.storage import LocalStore
 
 import noveltyflow
+from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.config import FeatureSettings, InputSettings, ScoringSettings, UrlSettings
 from noveltyflow.errors import NoveltyflowError
 from noveltyflow.export import defused, export, table_to_csv
 from noveltyflow.options import run_command
-from noveltyflow.run import EXPORT_COLUMNS, Run
+from noveltyflow.run import Run
 
 SCORES = ("nearest", "kth", "mean", "median")
 

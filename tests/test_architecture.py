@@ -20,6 +20,7 @@ LAYERS = [
     {"workflow"},
     {"urls", "features", "similarity", "scores"},
     {"store"},
+    {"columns"},
     {"runtime", "run"},
     {"export", "verify", "unfinished", "dashboard"},
     {"interrupts", "options", "terminal", "cli", "__main__"},
