@@ -298,17 +298,19 @@ class Handout:
         They lie between multiples of `size`, so that spans of several workers fit together, unless too few would.
         """
         wanted = 2 * self._table.waiting >= max(1, self._table.waiting[block])
-        first = block - block % size
-        span = _run(wanted, block, range(first, min(first + size, wanted.size)))
+        span = _run(wanted, block, self._window(block, size))
         if 2 * len(span) > size:
             return span
         return _run(wanted, block, range(span.start, min(span.start + size, wanted.size)))
 
     def _left_around(self, place: int, block: int, size: int) -> range:
         """Up to `size` blocks around one, with all of which a strip has its tile not done."""
-        left = ~self._table.row(place)
+        return _run(~self._table.row(place), block, self._window(block, size))
+
+    def _window(self, block: int, size: int) -> range:
+        """The blocks around one between multiples of `size`."""
         first = block - block % size
-        return _run(left, block, range(first, min(first + size, left.size)))
+        return range(first, min(first + size, self._table.n_blocks))
 
     def _strips_for(self, span: range) -> AnyArray:
         """Free strips that have no more than a third of their tiles with a span done; the nearest first."""
