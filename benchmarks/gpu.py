@@ -23,9 +23,9 @@ import numpy as np
 HERE = Path(__file__).resolve().parent
 sys.path[:0] = [str(HERE), str(HERE.parent)]
 
-from gpu_bench import Bench, K, once, say, timed  # noqa: E402
+from gpu_bench import Bench, K, Stopwatch, once, say, timed  # noqa: E402
 from gpu_machine import Gpu, describe_machine, visible_gpu  # noqa: E402
-from gpu_peers import on_cpu, outcome, peers  # noqa: E402
+from gpu_peers import peers  # noqa: E402
 from gpu_runs import compare_runs, missing  # noqa: E402
 from url_rows import made_up_urls, read_urls, weighted_rows  # noqa: E402
 
@@ -48,6 +48,10 @@ METHODS: dict[str, Method] = {
 }
 
 
+PARTS = (("matmul",), ("scan_folded", "search_postings"), ("fold_rows",))
+"""What `Stopwatch` tells apart, by the columns of the table of methods."""
+
+
 def main() -> int:
     """Run everything that time allows."""
     arguments = _parser().parse_args()
@@ -58,7 +62,7 @@ def main() -> int:
     say("# GPU kernel\n")
     for name, value in describe_machine(gpu):
         say(f"- {name}: {value}")
-    run(bench, arguments.list, arguments.rows, arguments.tile_rows)
+    run(bench, arguments.list, arguments.rows, arguments.strip_rows)
     say(f"\n{len(bench.wrong)} checks failed: {bench.wrong}" if bench.wrong else "\nAll checks passed.")
     return 1 if bench.wrong else 0
 
@@ -71,13 +75,13 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=int, help="take this many rows, evenly spread (default: all)")
     parser.add_argument(
-        "--tile-rows", type=int, default=1 << 16, help="rows of the tile on which methods compete"
+        "--strip-rows", type=int, default=1 << 16, help="rows of the strip on which methods compete"
     )
     parser.add_argument("--minutes", type=float, default=7.5, help="begin nothing that would end later")
     return parser
 
 
-def run(bench: Bench, path: Path, rows: int | None, tile_rows: int) -> None:
+def run(bench: Bench, path: Path, rows: int | None, strip_rows: int) -> None:
     """All sections, those first that matter most."""
     shapes(bench)
     with timed(bench.gpu) as spent:
@@ -86,14 +90,14 @@ def run(bench: Bench, path: Path, rows: int | None, tile_rows: int) -> None:
     n = matrix.shape[0]
     columns = matrix.nnz / max(n, 1)
     say(f"\n{n:,} rows of {name}, {columns:.0f} columns a row; read and hashed in {spent.value:.0f} s")
-    middle = max(0, (n - tile_rows) // 2)
-    tile = matrix[middle : middle + tile_rows]
-    bounds(bench, tile)
-    best, known = methods(bench, tile)
-    peers(bench, tile, known)
+    middle = max(0, (n - strip_rows) // 2)
+    rows = Block(0, middle, min(middle + strip_rows, n))
+    bounds(bench, matrix[rows.start : rows.stop])
+    best, known = methods(bench, matrix, rows)
+    peers(bench, matrix, rows, known)
     whole(bench, matrix, best)
     lists(bench, path)
-    end_to_end(bench, urls[middle : middle + tile_rows])
+    end_to_end(bench, urls[middle : middle + strip_rows])
 
 
 def _urls(path: Path, rows: int | None) -> tuple[list[str], str]:
@@ -159,33 +163,32 @@ def bounds(bench: Bench, tile: Any) -> None:
     say(f"The least ratio of bound to similarity is {least:.5f}; {KEPT:.5f} is allowed.")
 
 
-def methods(bench: Bench, tile: Any) -> tuple[str, TopK | None]:
-    """All methods on one tile; the name of the quickest, and the neighbours."""
-    n = tile.shape[0]
-    say(f"\n## One tile, {n:,} x {n:,}, k = {K}\n")
-    say("| method | prepare, s | search, s | scored pairs a row | device memory, MiB | same result |")
-    say("|---|---|---|---|---|---|")
+def methods(bench: Bench, matrix: Any, rows: Block) -> tuple[str, TopK | None]:
+    """All methods for some rows among all; the name of the quickest, and the neighbours of those rows."""
+    queries = matrix[rows.start : rows.stop]
+    n = queries.shape[0]
+    say(f"\n## One strip: {n:,} rows among {matrix.shape[0]:,}, k = {K}\n")
+    say(
+        "| method | prepare, s | search, s | of it products | scans | folding | scored pairs a row | same result |"
+    )
+    say("|---|---|---|---|---|---|---|---|")
     known: TopK | None = None
     times: dict[str, float] = {}
     for name, method in METHODS.items():
         if bench.lacks(20, name):
             continue
         bench.gpu.reset()
-        found, scored, prepare, seconds = once(bench.gpu, method, tile)
-        _, _, _, again = once(bench.gpu, method, tile)
-        times[name] = min(seconds, again)
+        watched = Stopwatch(bench.gpu)
+        found, scored, prepare, seconds = once(bench.gpu, method, matrix, rows, device=watched)
+        times[name], spent = seconds, watched.seconds
         same = known is None or (
             np.array_equal(known.indices, found.indices)
             and np.array_equal(known.similarities, found.similarities)
         )
         known = known or found
-        peak = bench.gpu.peak_bytes() / (1 << 20)
-        figures = f"{prepare:.2f} | {times[name]:.3f} | {scored / n:,.0f} | {peak:,.0f}"
+        parts = " | ".join(f"{sum(spent[part] for part in some):.3f}" for some in PARTS)
+        figures = f"{prepare:.2f} | {seconds:.3f} | {parts} | {scored / n:,.0f}"
         say(f"| {name} | {figures} | {bench.check(name, same)} |")
-    if known is not None:
-        rows = np.linspace(0, n - 1, min(n, 300), dtype=int)
-        exact = equals_brute_force(known, tile, rows, K)
-        say(f"\n{len(rows)} rows equal brute force bit for bit: {bench.check('tile', exact)}")
     return min(times, key=lambda name: times[name]) if times else next(iter(METHODS)), known
 
 
@@ -198,7 +201,7 @@ def whole(bench: Bench, matrix: Any, best: str) -> None:
         if bench.lacks(60, name):
             continue
         bench.gpu.reset()
-        found, scored, preparing, searching = once(bench.gpu, METHODS[name], matrix)
+        found, scored, preparing, searching = once(bench.gpu, METHODS[name], matrix, Block(0, 0, n))
         peak = bench.gpu.peak_bytes() / (1 << 30)
         say(
             f"- {name}: **{preparing + searching:.1f} s** (prepare {preparing:.1f}, search {searching:.1f}), "
@@ -213,9 +216,6 @@ def whole(bench: Bench, matrix: Any, best: str) -> None:
         rows = np.linspace(0, n - 1, min(n, 50), dtype=int)
         exact = equals_brute_force(known, matrix, rows, K)
         say(f"- {len(rows)} rows equal brute force bit for bit: {bench.check('whole list', exact)}")
-    if not bench.lacks(60, "the CPU kernel on the whole list"):
-        measured, _, seconds = outcome(lambda: on_cpu(bench, matrix, 2, known)).rpartition(" | ")
-        say(f"- CPU kernel, 2 threads: {measured}; scaled to all rows {seconds} s")
 
 
 def lists(bench: Bench, path: Path, rows: int = 20_000) -> None:

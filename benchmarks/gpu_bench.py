@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -10,7 +11,9 @@ from typing import Any
 
 from gpu_machine import Gpu
 
+from noveltyflow.similarity.kernels.device import Device
 from noveltyflow.similarity.kernels.gpu import GpuKernel, Method
+from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 
 K = 10
@@ -61,12 +64,45 @@ def timed(gpu: Gpu) -> Iterator[Seconds]:
     spent.value = time.perf_counter() - start
 
 
-def once(gpu: Gpu, method: Method, rows: Any) -> tuple[TopK, int, float, float]:
-    """Result, scored pairs, and seconds of preparing and of searching `rows` among themselves."""
-    kernel = GpuKernel(method, gpu.device)
+class Stopwatch:
+    """A device that also tells how long its products and kernels took; it waits for each of them.
+
+    Parameters
+    ----------
+    gpu : Gpu
+        Whose device does the work.
+    """
+
+    def __init__(self, gpu: Gpu) -> None:
+        self._gpu = gpu
+        self.seconds: Counter[str] = Counter()
+        """By the name of the kernel, or `matmul`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._gpu.device, name)
+
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        """See `Device.matmul`."""
+        with timed(self._gpu) as spent:
+            self._gpu.device.matmul(a, b, out)
+        self.seconds["matmul"] += spent.value
+
+    def launch(self, name: str, *arguments: Any) -> None:
+        """See `Device.launch`."""
+        with timed(self._gpu) as spent:
+            self._gpu.device.launch(name, *arguments)
+        self.seconds[name] += spent.value
+
+
+def once(
+    gpu: Gpu, method: Method, others: Any, rows: Block, device: Device | None = None
+) -> tuple[TopK, int, float, float]:
+    """Result, scored pairs, and seconds of preparing `others` and of searching for some of its rows there."""
+    kernel = GpuKernel(method, device or gpu.device)
+    queries = others if rows.n_rows == others.shape[0] else others[rows.start : rows.stop]
     with timed(gpu) as preparing:
-        prepared = kernel.prepare(rows)
-    empty = TopK.empty(rows.shape[0], K)
+        prepared = kernel.prepare(others)
+    empty = TopK.empty(rows.n_rows, K)
     with timed(gpu) as searching:
-        found, stats = kernel.compute(rows, prepared, empty, queries_start=0, candidates_start=0)
+        found, stats = kernel.compute(queries, prepared, empty, queries_start=rows.start, candidates_start=0)
     return found, stats.verified_pairs, preparing.value, searching.value

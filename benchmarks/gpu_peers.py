@@ -12,18 +12,24 @@ import numpy as np
 from gpu_bench import Bench, K, say, timed
 from gpu_machine import cpu_kernel
 
-from noveltyflow.similarity.tiles import Block, split_rows
+from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 
+STRETCH = 64
+"""Neighbouring rows that the CPU kernel searches for in one call."""
 
-def peers(bench: Bench, tile: Any, known: TopK | None) -> None:
-    """The same tile by other ways; their times are scaled from a part, and leave out the choice of the best k."""
-    say("\n## Other ways, scaled to the same tile\n\n| way | measured | whole tile, s |\n|---|---|---|")
+
+def peers(bench: Bench, matrix: Any, rows: Block, known: TopK | None) -> None:
+    """Neighbours of some rows among all by other ways; all but the CPU kernel leave out the choice of the best k."""
+    n = matrix.shape[0]
+    say(
+        f"\n## Other ways, scaled to {n:,} rows among {n:,}\n\n| way | measured | all rows, s |\n|---|---|---|"
+    )
     ways: dict[str, Callable[[], tuple[str, float]]] = {
-        "CPU kernel, 2 threads": lambda: on_cpu(bench, tile, 2, known),
-        "CPU kernel, all threads": lambda: on_cpu(bench, tile, os.cpu_count() or 1, known),
-        "cupyx sparse product, float32": lambda: sparse_product(bench, tile),
-        "dense half-precision product": lambda: dense_product(bench, tile),
+        "CPU kernel, 2 threads": lambda: on_cpu(bench, matrix, rows, 2, known),
+        "CPU kernel, all threads": lambda: on_cpu(bench, matrix, rows, os.cpu_count() or 1, known),
+        "cupyx sparse product, float32": lambda: sparse_product(bench, matrix),
+        "dense half-precision product": lambda: dense_product(bench, matrix[rows.start : rows.stop], n),
     }
     for name, way in ways.items():
         if not bench.lacks(45, name):
@@ -40,65 +46,70 @@ def outcome(way: Callable[[], tuple[str, float]]) -> str:
 
 
 def on_cpu(
-    bench: Bench, rows: Any, threads: int, known: TopK | None, wanted: float = 5.0
+    bench: Bench, matrix: Any, rows: Block, threads: int, known: TopK | None, wanted: float = 5.0
 ) -> tuple[str, float]:
-    """The CPU kernel for as many rows as take some seconds, compared with what the GPU found."""
+    """The CPU kernel for as many stretches of the rows as take some seconds, compared with what was found."""
     kernel = cpu_kernel()
-    tiny = rows[:64]
-    _cpu_search(kernel, tiny, kernel.prepare(tiny), threads)  # compiles, or loads what was compiled
+    _cpu_search(
+        kernel, matrix, [rows.start], kernel.prepare(matrix[:64]), threads
+    )  # compiles what is not yet
     start = time.perf_counter()
-    prepared = kernel.prepare(rows)
+    prepared = kernel.prepare(matrix, threads)
     preparing = time.perf_counter() - start
-    n, m, seconds = rows.shape[0], min(rows.shape[0], 64 * threads), 0.0
-    while seconds < wanted / 4:
-        m = min(m if seconds == 0.0 else 4 * m, n)
+    last, stretches, seconds = max(rows.start, rows.stop - STRETCH), 2 * threads, 0.0
+    while seconds < wanted / 4 and stretches * STRETCH < 4 * rows.n_rows:
+        starts = [int(start) for start in np.linspace(rows.start, last, stretches)]
         start = time.perf_counter()
-        found = _cpu_search(kernel, rows[:m], prepared, threads)
+        found = _cpu_search(kernel, matrix, starts, prepared, threads)
         seconds = time.perf_counter() - start
-        if m == n:
-            break
+        stretches *= 4
+    m = sum(best.n_rows for best in found)
     text = f"{m:,} rows in {seconds:.2f} s, prepared in {preparing:.2f} s"
     if known is not None:
-        same = np.array_equal(found.indices, known.indices[:m])
-        same &= np.array_equal(found.similarities, known.similarities[:m])
+        same = True
+        for first, best in zip(starts, found, strict=True):
+            expected = known.rows(first - rows.start, first - rows.start + best.n_rows)
+            same &= np.array_equal(best.indices, expected.indices)
+            same &= np.array_equal(best.similarities, expected.similarities)
         text += f", same bits as the GPU: {bench.check('cpu', same)}"
-    return text, preparing + seconds * n / m
+    return text, preparing + seconds * matrix.shape[0] / m
 
 
-def _cpu_search(kernel: Any, queries: Any, prepared: Any, threads: int, part_rows: int = 32) -> TopK:
-    best = TopK.empty(queries.shape[0], K)
+def _cpu_search(kernel: Any, matrix: Any, starts: list[int], prepared: Any, threads: int) -> list[TopK]:
+    """Neighbours of the rows of a stretch from each of `starts` on."""
 
-    def part(block: Block) -> None:
-        known, stop = best.rows(block.start, block.stop), block.stop
-        starts = {"queries_start": block.start, "candidates_start": 0}
-        found, _ = kernel.compute(queries[block.start : stop], prepared, known, **starts)
-        known.similarities[:], known.indices[:] = found.similarities, found.indices
+    def stretch(start: int) -> TopK:
+        queries = matrix[start : start + STRETCH]
+        empty = TopK.empty(queries.shape[0], K)
+        found, _ = kernel.compute(queries, prepared, empty, queries_start=start, candidates_start=0)
+        return found
 
     with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(part, split_rows(queries.shape[0], part_rows)))
-    return best
+        return list(pool.map(stretch, starts))
 
 
-def sparse_product(bench: Bench, tile: Any, rows: int = 1024) -> tuple[str, float]:
+def sparse_product(bench: Bench, matrix: Any, rows: int = 128) -> tuple[str, float]:
     """Sparse times sparse in chunks; that the product is right is looked at too."""
     sparse = bench.gpu.sparse
-    others, queries = sparse.csr_matrix(tile).T.tocsr(), sparse.csr_matrix(tile[:rows])
+    n = matrix.shape[0]
+    middle = max(0, (n - rows) // 2)
+    some = matrix[middle : middle + rows]
+    others, queries = sparse.csr_matrix(matrix).T.tocsr(), sparse.csr_matrix(some)
     queries @ others
     with timed(bench.gpu) as spent:
         product = queries @ others
-    expected = (tile[:rows].astype(np.float64) @ tile.astype(np.float64).T).sum()
-    right = abs(float(product.sum()) - expected) <= 1e-3 * expected
+    # In float64, the sum of all products is the product of the sums of rows.
+    sums = (np.asarray(part.sum(axis=0, dtype=np.float64)).ravel() for part in (some, matrix))
+    expected = float(np.dot(*sums))
+    right = abs(float(product.sum(dtype=np.float64)) - expected) <= 1e-3 * expected
     m = queries.shape[0]
-    return (
-        f"{m:,} rows in {spent.value:.3f} s, sum {'right' if right else 'WRONG'}",
-        spent.value * tile.shape[0] / m,
-    )
+    return f"{m:,} rows in {spent.value:.3f} s, sum {'right' if right else 'WRONG'}", spent.value * n / m
 
 
-def dense_product(bench: Bench, tile: Any, rows: int = 4096) -> tuple[str, float]:
+def dense_product(bench: Bench, rows: Any, n: int, taken: int = 4096) -> tuple[str, float]:
     """Dense halves of the columns in use; only as much as one product of some rows needs."""
     xp, sparse = bench.gpu.device.xp, bench.gpu.sparse
-    some = tile[:rows]
+    some = rows[:taken]
     used, columns = np.unique(some.indices, return_inverse=True)
     compact = sparse.csr_matrix(
         (xp.asarray(some.data), xp.asarray(columns.astype(np.int32)), xp.asarray(some.indptr)),
@@ -109,6 +120,6 @@ def dense_product(bench: Bench, tile: Any, rows: int = 4096) -> tuple[str, float
     bench.gpu.device.matmul(dense, dense.T, out)
     with timed(bench.gpu) as spent:
         bench.gpu.device.matmul(dense, dense.T, out)
-    m, total = some.shape[0], int(np.count_nonzero(np.bincount(tile.indices)))
-    scale = (tile.shape[0] / m) ** 2 * total / len(used)
+    m, total = some.shape[0], int(np.count_nonzero(np.bincount(rows.indices)))
+    scale = (n / m) ** 2 * total / len(used)
     return f"{m:,} x {m:,} over {len(used):,} columns in {spent.value:.3f} s", spent.value * scale

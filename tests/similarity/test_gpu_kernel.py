@@ -18,7 +18,14 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.similarity.kernels import device_rows, folded, scattered
 from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel
-from noveltyflow.similarity.kernels.device import COMPILER_OPTIONS, MODULES, SOURCES, source_of
+from noveltyflow.similarity.kernels.device import (
+    COMPILER_OPTIONS,
+    MODULES,
+    SOURCES,
+    cuda_device,
+    has_cuda,
+    source_of,
+)
 from noveltyflow.similarity.kernels.device_rows import DeviceRows
 from noveltyflow.similarity.kernels.folded import Folded
 from noveltyflow.similarity.kernels.gpu import GpuKernel
@@ -39,9 +46,10 @@ every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
-@pytest.fixture
-def device(library):
-    return EmulatedDevice(library)
+@pytest.fixture(params=["emulated", *(["cuda"] if has_cuda() else [])])
+def device(request, library):
+    """The emulation, and where this machine has a GPU that one, too."""
+    return cuda_device() if request.param == "cuda" else EmulatedDevice(library)
 
 
 def assert_identical(left, right):
@@ -209,8 +217,9 @@ def test_folded_products_are_upper_bounds(device):
     for shape in SHAPES:
         X = unit_rows(SHAPES[shape](np.random.default_rng(10), 64, 90))
         part = Folded(n_buckets=16).prepare(device, DeviceRows.of(device, X), 0)
-        bounds = np.empty((64, 64), np.float16)
-        device.matmul(part.folded, part.folded.T, bounds)
+        products = device.xp.empty((64, 64), np.float16)
+        device.matmul(part.folded, part.folded.T, products)
+        bounds = device.to_host(products)
         exact = abs(X).astype(np.float64) @ abs(X).astype(np.float64).T
         assert (bounds.astype(np.float64) >= exact.toarray() * folded.KEPT).all(), shape
         assert ((bounds > 0) | (exact.toarray() == 0)).all(), shape
