@@ -31,7 +31,7 @@ def _is_here(name: str) -> bool:
 
 def compare_runs(
     urls: Sequence[str], kinds: Sequence[str], limit: float
-) -> Iterator[tuple[str, float, bool]]:
+) -> Iterator[tuple[str, float, bool, str]]:
     """Run the command on each of `kinds`: `cpu`, `gpu`, or both as `cpu+gpu`, on a cluster of its own.
 
     Parameters
@@ -41,7 +41,7 @@ def compare_runs(
     kinds : list of str
         What to run on; all are compared with the first.
     limit : float
-        Seconds that one run may take.
+        Seconds that all runs may take.
 
     Yields
     ------
@@ -50,13 +50,15 @@ def compare_runs(
         Of the whole command, workers already up where there are both kinds of them.
     same : bool
         Whether the run holds the same as the first one, bit for bit.
+    stages : str
+        Where its time went.
     """
     from noveltyflow.testing.runs import assert_same_content
 
     with TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "urls.txt").write_text("\n".join(urls))
-        first = folder / f"{kinds[0]}.zarr"
+        first, deadline = folder / f"{kinds[0]}.zarr", time.monotonic() + limit
         for kind in kinds:
             out = folder / f"{kind}.zarr"
             with ExitStack() as stack:
@@ -64,22 +66,25 @@ def compare_runs(
                 if "+" in kind:
                     address = stack.enter_context(_cluster(folder, kind.split("+")))
                     options = ["--backend", "auto", "--scheduler", address]
-                seconds = _timed_run([str(folder / "urls.txt"), "--out", str(out), *options], limit)
+                arguments = [str(folder / "urls.txt"), "--out", str(out), *options]
+                seconds, stages = _timed_run(arguments, max(1.0, deadline - time.monotonic()))
             try:
                 assert_same_content(str(out), str(first))
                 same = True
             except AssertionError:
                 same = False
-            yield kind, seconds, same
+            yield kind, seconds, same, stages
 
 
-def _timed_run(arguments: list[str], limit: float) -> float:
+def _timed_run(arguments: list[str], limit: float) -> tuple[float, str]:
     start = time.perf_counter()
     command = [sys.executable, "-m", "noveltyflow", "run", *arguments]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=limit, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr.strip().rpartition("\n")[2])
-    return time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    (stages,) = (line for line in done.stderr.splitlines() if line.startswith("took "))
+    return seconds, stages
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from noveltyflow.runtime.plan import (
     choose_block_rows,
 )
 from noveltyflow.runtime.stages.neighbors import tile_bytes
-from noveltyflow.runtime.stages.tile import LARGEST_SPAN
+from noveltyflow.runtime.stages.tile import LARGEST_SPANS
 from noveltyflow.types import AnyArray
 from noveltyflow.urls.canonical import canonicalize
 
@@ -116,7 +116,7 @@ def fit_blocks(
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
     span_blocks = SPAN_BLOCKS if tile(smallest, SPAN_BLOCKS) <= allowed else 1
     tasks = block_tasks(shape, settings, backends, span_blocks)
-    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked), tasks
+    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked, backends), tasks
 
 
 def most_span_rows(
@@ -124,7 +124,7 @@ def most_span_rows(
 ) -> int:
     """Rows of the spans to which a worker comes, as far as its limit tells; at least one block."""
     tile, blocks = tile_bytes(shape.nonzeros_per_row, settings, backends), 1
-    most = min(max(shape.lines, 1), LARGEST_SPAN)
+    most = min(max(shape.lines, 1), *(LARGEST_SPANS[backend] for backend in backends))
     while blocks * block_rows < most and tile(block_rows, 2 * blocks) <= allowed:
         blocks *= 2
     return min(blocks * block_rows, max(most, block_rows))

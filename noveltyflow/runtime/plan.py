@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from noveltyflow.errors import ResourceError
 
@@ -17,7 +17,8 @@ LEAST_TASK_BYTES = 64 << 20
 USABLE_SHARE = 0.8
 """Of a worker's memory limit, where Dask pauses it."""
 SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
-_BLOCKS_PER_THREAD = 12
+_BLOCKS_PER_THREAD = {"cpu": 12, "gpu": 3}
+"""How finely the work is cut for threads. Where tiles go to GPUs alone, only the other stages need all threads."""
 SPAN_BLOCKS = 2
 """Blocks that have room in a span, where memory admits: the larger a span, the less a pair of rows costs."""
 FAN_IN = 8
@@ -66,6 +67,7 @@ def choose_block_rows(
     allowed: int,
     n_threads: int,
     asked: int | None,
+    backends: Sequence[str] = ("cpu",),
 ) -> int:
     """Rows in a block: as asked, else the most that memory admits and that still keeps all threads busy.
 
@@ -81,6 +83,8 @@ def choose_block_rows(
         Tasks that run at once.
     asked
         Rows in a block as set by the user, if at all.
+    backends
+        What computes the tiles.
 
     Raises
     ------
@@ -97,7 +101,8 @@ def choose_block_rows(
         )
     if asked is not None:
         return smallest
-    spread = -(-n_rows // (_BLOCKS_PER_THREAD * n_threads))
+    per_thread = max(_BLOCKS_PER_THREAD[backend] for backend in backends)
+    spread = -(-n_rows // (per_thread * n_threads))
     rows = max(smallest, min(spread, _LARGEST_BLOCK))
     while rows > smallest and any(task(rows) > allowed for task in projected.values()):
         rows = max(smallest, rows * 3 // 4)

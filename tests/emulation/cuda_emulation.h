@@ -211,6 +211,17 @@ template <class T> T atomicAdd(T* target, T value) {
     *target = before + value;
     return before;
 }
+template <class T> T atomicCAS(T* target, T expected, T value) {
+    T before = *target;
+    if (before == expected) *target = value;
+    return before;
+}
+template <class T> T atomicExch(T* target, T value) {
+    T before = *target;
+    *target = value;
+    return before;
+}
+inline void __threadfence() {}
 template <class T> T atomicSub(T* target, T value) { return atomicAdd(target, (T)(0 - value)); }
 
 inline float __fmul_ru(float a, float b) {

@@ -4,6 +4,7 @@
 
 EMULATED(fold_rows)
 EMULATED(scan_folded)
+EMULATED(score_put_off)
 EMULATED(count_postings)
 EMULATED(fill_postings)
 EMULATED(search_postings)

@@ -80,7 +80,7 @@ def main(path: Path, settings: ScoringSettings, block_rows: int) -> None:
     features.COUNTS_PER_THREAD = 2  # so that a task counts more than one block
     # What a worker keeps from one tile to the next, while there is room, is counted apart.
     indexed.IndexedSpans.put = lambda *_: None  # type: ignore[method-assign]
-    neighbors.LARGEST_SPAN = block_rows  # so that the first tile is one of one block
+    neighbors.LARGEST_SPANS = {"cpu": block_rows}  # so that the first tile is one of one block
     compute(path, settings, block_rows)
     watched(watch_combine, measured["document_frequency_combine"])(settings.features.n_features)
     figures = {

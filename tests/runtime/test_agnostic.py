@@ -168,9 +168,9 @@ def test_spans_and_pressure(
         rss = choose.choice([*[0] * 10, 900 << 20, 990 << 20])
         return Load(rss, 1000 << 20, 1, paused=choose.random() < 0.05, host_free=1 << 40)
 
-    def watched(store: object, blocks: Sequence[Block], settings: object) -> object:
+    def watched(store: object, blocks: Sequence[Block], settings: object, at_once: int) -> object:
         sizes.append(len(blocks))
-        return load_span(store, blocks, settings)  # type: ignore[arg-type]
+        return load_span(store, blocks, settings, at_once)  # type: ignore[arg-type]
 
     load_span = tile.load_span
     monkeypatch.setattr(tile, "measured", load)

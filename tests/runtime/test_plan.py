@@ -41,6 +41,14 @@ def test_asked_for_blocks_are_taken_or_refused() -> None:
         choose_block_rows(PROJECTED, 10**6, 1 << 20, 2, 777)
 
 
+def test_tiles_on_gpus_need_fewer_and_larger_blocks() -> None:
+    shared = choose_block_rows(PROJECTED, 10**6, 1 << 30, 16, None, ["gpu", "cpu"])
+    assert shared == choose_block_rows(PROJECTED, 10**6, 1 << 30, 16, None)
+    assert choose_block_rows(PROJECTED, 10**6, 1 << 30, 16, None, ["gpu"]) == pytest.approx(
+        4 * shared, rel=0.01
+    )
+
+
 def test_small_limits_leave_nothing() -> None:
     assert usable_memory(100 << 20) == 0
     assert usable_memory(1 << 30) > 300 << 20

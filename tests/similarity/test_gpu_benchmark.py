@@ -46,11 +46,14 @@ def test_without_a_gpu_it_says_why() -> None:
 
 @pytest.mark.slow
 def test_whole_runs_are_timed_and_compared() -> None:
-    ((first, seconds, same), (second, _, also)) = compare_runs(some_urls(60), ("cpu", "cpu+cpu"), 200)
+    ((first, seconds, same, stages), (second, _, also, _)) = compare_runs(
+        some_urls(60), ("cpu", "cpu+cpu"), 200
+    )
     assert (first, second) == ("cpu", "cpu+cpu")
     assert same
     assert also
     assert seconds > 0
+    assert "tile" in stages
 
 
 @pytest.mark.skipif(has_cuda(), reason="this machine has a GPU")

@@ -7,6 +7,7 @@ import ctypes
 import gc
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 
 import numpy as np
@@ -25,20 +26,29 @@ SpanKey = tuple[str, str, int, int]
 """Run folder, fingerprint of its weights, first and last-plus-one row: a worker may outlive the run it computed."""
 
 
-def load_span(store: RunStore, span: Sequence[Block], settings: FeatureSettings) -> CsrMatrix:
-    """Consecutive blocks as one matrix of weights; see `load_weighted`. Only one block is held twice meanwhile."""
+def load_span(
+    store: RunStore, span: Sequence[Block], settings: FeatureSettings, at_once: int = 1
+) -> CsrMatrix:
+    """Consecutive blocks as one matrix of weights; see `load_weighted`.
+
+    While `at_once` blocks are read at a time, only these are held twice.
+    """
     if len(span) == 1:
         return load_weighted(store, span[0], settings)
-    nonzeros = sum(csr_nonzeros(store, block.index) for block in span)
-    columns, weights = np.empty(nonzeros, np.int32), np.empty(nonzeros, np.float32)
-    indptr = np.zeros(span[-1].stop - span[0].start + 1, np.int32)
-    entry = row = 0
-    for block in span:
-        part = load_weighted(store, block, settings)
+    entries = np.cumsum([0, *(csr_nonzeros(store, block.index) for block in span)])
+    columns, weights = np.empty(entries[-1], np.int32), np.empty(entries[-1], np.float32)
+    n_rows = span[-1].stop - span[0].start
+    indptr = np.zeros(n_rows + 1, np.int32)
+
+    def load(block: Block, entry: int) -> None:
+        part, row = load_weighted(store, block, settings), block.start - span[0].start
         columns[entry : entry + part.nnz], weights[entry : entry + part.nnz] = part.indices, part.data
         indptr[row + 1 : row + 1 + block.n_rows] = part.indptr[1:] + entry
-        entry, row = entry + part.nnz, row + block.n_rows
-    whole = sp.csr_matrix((weights, columns, indptr), (row, settings.n_features), copy=False)
+
+    with ThreadPoolExecutor(at_once) as pool:
+        for _ in pool.map(load, span, entries[:-1]):
+            pass
+    whole = sp.csr_matrix((weights, columns, indptr), (n_rows, settings.n_features), copy=False)
     whole.has_canonical_format = True
     return whole
 

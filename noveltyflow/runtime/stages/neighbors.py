@@ -27,7 +27,14 @@ from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.runtime.stages.strips import done_tiles, load_state
-from noveltyflow.runtime.stages.tile import LARGEST_SPAN, TileJob, TileReport, likely_shape, tile, tile_memory
+from noveltyflow.runtime.stages.tile import (
+    LARGEST_SPANS,
+    TileJob,
+    TileReport,
+    likely_shape,
+    tile,
+    tile_memory,
+)
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats
 from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
@@ -96,7 +103,7 @@ class _SharedTiles:
         self.handout = Handout(table)
         self.kernel_seconds, self.most_slots, self._tasks = 0.0, 0, 0
         self._job, self._n_blocks, self._task_seconds = job, n_blocks, task_seconds
-        self._largest = max(1, LARGEST_SPAN // max(strip.n_rows for strip in strips))
+        self._block_rows = max(strip.n_rows for strip in strips)
         self._sizes, self._losses = SpanSizes(), Counter[Block]()
 
     @property
@@ -111,7 +118,8 @@ class _SharedTiles:
         longest = self._task_seconds * 2 ** (self._tasks // MOST_TASKS)
         seconds = self.handout.patience(slots, longest)
         size = self._sizes.of(worker)
-        blocks = size.blocks or min(self._largest, size.most or self._largest)
+        largest = max(1, LARGEST_SPANS[backend] // self._block_rows)
+        blocks = size.blocks or min(largest, size.most or largest)
         if sum(number > 0 for number in slots.values()) > 1:
             # Where backends differ, none of them may hold a strip for long when little is left.
             within = self.handout.tiles_within(backend, seconds) or 1

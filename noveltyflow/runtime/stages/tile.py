@@ -38,11 +38,14 @@ from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, csr_nonzeros
 from noveltyflow.types import AnyArray, CsrMatrix
 
-LARGEST_SPAN = 1 << 19
-"""Rows of a span; the index of a larger one would be cut into parts, which gains nothing."""
+LARGEST_SPANS = {"cpu": 1 << 19, "gpu": 1 << 22}
+"""Rows of a span by backend. A CPU's index of a larger one would be cut into parts, which gains nothing; a GPU is so
+fast that it waits for every strip that has to be read once more."""
 _TRIED_ROWS = 64
 _LONGEST_ROW = 100
 """How many times longer than the mean the longest row is taken to be."""
+_READING_BYTES = 4 + 4 + 4
+"""For each entry of a block that is being read: column and count, and before it is weighted the count once more."""
 _MOST_NONZEROS = np.iinfo(np.int32).max
 _TOTALS = (("urls", "rows"), ("features", "nonzeros"))
 """Figures of stages that say how large all blocks are together."""
@@ -104,8 +107,7 @@ def tile_memory(
     First it reads and indexes a span of candidates, whose largest block has so many non-zeros; then it computes one
     strip while it reads another one as large.
     """
-    # int32 columns and float32 weights; of a block that is being read, before it is weighted, the counts as well.
-    indexing = max(kernel.prepare_bytes(candidates), (4 + 4 + 4) * largest_block)
+    indexing = max(kernel.prepare_bytes(candidates), _READING_BYTES * largest_block)
     strips = (8 + 8 + 4) * queries.nonzeros
     # Neighbours: those of one strip, the file that is made of the last one's, and the next one's with their file.
     strips += 5 * 12 * n_neighbors * queries.rows
@@ -238,7 +240,8 @@ class _Work:
 
         def make() -> PreparedBlock:
             self._make_room(span)
-            candidates = load_span(self._job.store, blocks, self._job.settings.features)
+            settings, at_once = self._job.settings.features, self._read_at_once(span)
+            candidates = load_span(self._job.store, blocks, settings, at_once)
             return self._timed(self._kernel.prepare, candidates)
 
         return self._kept.get_or_make(key, make)
@@ -311,7 +314,7 @@ class _Work:
         return self._has_room(shape, self._strip.nonzeros)
 
     def _has_room(self, span: BlockShape, largest_block: int) -> bool:
-        if span.rows > LARGEST_SPAN or span.nonzeros > _MOST_NONZEROS:
+        if span.rows > LARGEST_SPANS[self._kernel.name] or span.nonzeros > _MOST_NONZEROS:
             return False
         if isinstance(self._kernel, DeviceKernel):
             on_device = self._kernel.device_bytes_needed(self._strip, span, self._k)
@@ -327,6 +330,15 @@ class _Work:
     def _room(self) -> int:
         load = measured()
         return self._job.allowed - TASK_BYTES if load is None else load.room(self._held())
+
+    def _read_at_once(self, span: range) -> int:
+        """Blocks of a span that are read at a time: where a device computes, the worker's other threads are idle."""
+        load = measured()
+        if load is None or not isinstance(self._kernel, DeviceKernel):
+            return 1
+        shape, largest_block = self._span_shape(span)
+        left = self._room() - tile_memory(self._kernel, self._strip, shape, largest_block, self._k)
+        return 1 + max(0, min(load.threads - 1, left // (_READING_BYTES * largest_block)))
 
     def _make_room(self, span: range) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""

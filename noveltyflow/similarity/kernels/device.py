@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 DeviceArray = Any
 """An array of the device, with numpy's interface."""
@@ -14,7 +15,7 @@ DeviceArray = Any
 SOURCES = Path(__file__).parent / "cuda"
 """Folder of the CUDA C sources."""
 MODULES = {
-    "folded": ("fold_rows", "scan_folded"),
+    "folded": ("fold_rows", "scan_folded", "score_put_off"),
     "postings": ("count_postings", "fill_postings", "search_postings"),
 }
 """Names of the kernels by the stem of their source."""
@@ -22,6 +23,8 @@ COMPILER_OPTIONS = ("-std=c++17",)
 _SHARED_SOURCE = "search.cuh"
 _UNASKED_SHARED_BYTES = 48 << 10
 _MEMORY_SHARE = 0.9
+STREAMS = 2
+"""So many groups of query rows are searched for at a time: one is scanned while another is multiplied."""
 _NO_REDUCED_PRECISION = 16
 """cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
 
@@ -46,6 +49,12 @@ class Device(Protocol):
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """Run a kernel of `MODULES`; arguments are arrays of the device and numpy scalars."""
 
+    def stream(self, number: int) -> AbstractContextManager[object]:
+        """What is begun inside runs in order, after all that was begun before, but beside other streams.
+
+        There are `STREAMS` of them, numbered from 0.
+        """
+
     def release(self) -> None:
         """Give memory that is kept for reuse back to the device."""
 
@@ -66,6 +75,7 @@ class CupyDevice:
         runtime = cupy.cuda.runtime
         attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
         self.shared_bytes = int(runtime.deviceGetAttribute(attribute, cupy.cuda.Device().id))
+        self._streams = [cupy.cuda.Stream() for _ in range(STREAMS)]
         self._kernels = {
             name: function
             for stem, names in MODULES.items()
@@ -93,6 +103,12 @@ class CupyDevice:
         if shared > _UNASKED_SHARED_BYTES:
             kernel.max_dynamic_shared_size_bytes = shared
         kernel((blocks,), (threads,), tuple(arguments), shared_mem=shared)
+
+    def stream(self, number: int) -> AbstractContextManager[object]:
+        """See `Device.stream`."""
+        stream = self._streams[number]
+        stream.wait_event(self.xp.cuda.get_current_stream().record())
+        return cast(AbstractContextManager[object], stream)
 
     def release(self) -> None:
         """See `Device.release`."""

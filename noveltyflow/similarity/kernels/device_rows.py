@@ -13,7 +13,7 @@ from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
 STAGED_ENTRIES = 1024
-"""Entries of a query row that are kept in shared memory; a longer row is read where it is."""
+"""Entries of a query row that are kept in shared memory, a power of two; a longer row is read where it is."""
 _BOUNDS_PER_THREAD, _SPARE_CANDIDATES, _HISTOGRAM_BYTES, _PROGRESS_BYTES = 8, 512, 8192, 32
 
 
@@ -116,4 +116,4 @@ class DeviceSearch:
 def search_shared_bytes(threads: int) -> int:
     """Shared memory of the search that all kernels have in common; `after_search` in `search.cuh`."""
     capacity = threads * _BOUNDS_PER_THREAD + _SPARE_CANDIDATES
-    return _PROGRESS_BYTES + 8 * STAGED_ENTRIES + max(8 * capacity, _HISTOGRAM_BYTES)
+    return _PROGRESS_BYTES + 16 * STAGED_ENTRIES + max(8 * capacity, _HISTOGRAM_BYTES)

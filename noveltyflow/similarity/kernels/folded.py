@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape
-from noveltyflow.similarity.kernels.device import Device, DeviceArray
+from noveltyflow.similarity.kernels.device import STREAMS, Device, DeviceArray
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, search_shared_bytes
 from noveltyflow.similarity.tiles import Block, split_rows, strip
 
@@ -20,6 +20,9 @@ The final rounding to half takes at most 2^-11.
 """
 _MOST_BUCKETS = 1 << 13
 _THREADS = 256
+_SEGMENT_ENTRIES = 128
+_SCORING_BLOCKS = 1024
+"""Enough to fill any device; each takes one segment after the other."""
 _ALIGNED_ROWS = 8
 """Candidates are padded to a multiple of this, so that every line of bounds is aligned to 16 bytes."""
 
@@ -39,6 +42,28 @@ class FoldedPart:
         return self.rows.nbytes + int(self.buckets.nbytes + self.folded.nbytes)
 
 
+@dataclass(frozen=True, eq=False)
+class _PutOff:
+    """Candidates of rows that have very many, for a launch of their own; `PutOff` in `search.cuh`.
+
+    Attributes
+    ----------
+    segments : device array of int32, shape (capacity, 128)
+    used : device array of uint32, shape (1,)
+    locks : device array of int32, shape (n,)
+        A 0 for each query row.
+    """
+
+    segments: DeviceArray
+    used: DeviceArray
+    locks: DeviceArray
+
+    @property
+    def arguments(self) -> tuple[DeviceArray, DeviceArray, np.int32]:
+        """What kernels are told."""
+        return self.segments, self.used, np.int32(len(self.segments))
+
+
 @dataclass(frozen=True)
 class Folded:
     """The method.
@@ -50,11 +75,14 @@ class Folded:
         work.
     query_rows, candidate_rows : int
         Size of one product; `candidate_rows` is a multiple of 8.
+    segments : int
+        Room for candidates that are put off, 126 in each, for each query row; they may be of any row.
     """
 
     n_buckets: int = 2048
     query_rows: int = 4096
     candidate_rows: int = 1 << 16
+    segments: int = 8
 
     def __post_init__(self) -> None:
         if not 8 <= self.n_buckets <= _MOST_BUCKETS or self.n_buckets % 8:
@@ -75,10 +103,15 @@ class Folded:
         """Look for neighbours among the part's rows; the multiply-adds that it took."""
         first = candidates_start + part.start
         folded = self._fold(device, search.rows, part.buckets, part.folded.shape[1])
+        later = _PutOff(
+            device.xp.empty((self.segments * search.rows.n_rows, _SEGMENT_ENTRIES), np.int32),
+            device.xp.zeros(1, np.uint32),
+            device.xp.zeros(search.rows.n_rows, np.int32),
+        )
         blocks = split_rows(part.folded.shape[0], self.candidate_rows)
         middle = Block(0, search.start - first, search.start - first + search.rows.n_rows)
         for tile in strip(middle, blocks):
-            self._scan(device, part, search, folded, first, tile.candidates)
+            self._scan(device, part, search, folded, first, tile.candidates, later)
         return int(folded.shape[0] * part.folded.size)
 
     def _scan(
@@ -89,12 +122,17 @@ class Folded:
         folded: DeviceArray,
         first: int,
         block: Block,
+        later: _PutOff,
     ) -> None:
         bounds = device.xp.empty((folded.shape[0], block.n_rows), np.float16)
         device.matmul(folded, part.folded[block.start : block.stop].T, bounds)
         head = (bounds, np.int32(block.n_rows), np.int32(block.start), np.float32(KEPT))
-        arguments = (*head, *search.arguments(part.rows, first))
-        device.launch("scan_folded", search.rows.n_rows, _THREADS, search_shared_bytes(_THREADS), arguments)
+        shared, own = search_shared_bytes(_THREADS), search.arguments(part.rows, first)
+        later.used.fill(0)
+        arguments = (*head, *later.arguments, *own)
+        device.launch("scan_folded", search.rows.n_rows, _THREADS, shared, arguments)
+        arguments = (*later.arguments, later.locks, *own)
+        device.launch("score_put_off", _SCORING_BLOCKS, _THREADS, shared, arguments)
 
     def _width(self, n_features: int) -> int:
         return min(self.n_buckets, -(-max(n_features, 1) // 8) * 8)
@@ -129,5 +167,6 @@ class Folded:
         candidate_rows = min(self.candidate_rows, candidates.rows) + _ALIGNED_ROWS
         # Absolute weights, also as float64; masses, their order, sorting space, ranks and buckets.
         choosing = 12 * candidates.nonzeros + 40 * candidates.features
-        folded = 2 * width * (candidates.rows + query_rows + _ALIGNED_ROWS)
-        return folded + choosing + 2 * query_rows * candidate_rows
+        folded = 2 * width * (candidates.rows + STREAMS * query_rows + _ALIGNED_ROWS)
+        each = query_rows * (2 * candidate_rows + 4 * _SEGMENT_ENTRIES * self.segments + 4)
+        return folded + choosing + STREAMS * each

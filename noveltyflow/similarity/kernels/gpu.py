@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -12,9 +13,10 @@ import numpy as np
 
 from noveltyflow.errors import ResourceError
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
-from noveltyflow.similarity.kernels.device import Device, cuda_device, has_cuda
+from noveltyflow.similarity.kernels.device import STREAMS, Device, cuda_device, has_cuda
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, rows_bytes
 from noveltyflow.similarity.kernels.folded import Folded
+from noveltyflow.similarity.tiles import Block, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
@@ -187,18 +189,30 @@ class GpuKernel:
 
     def _search(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
         rows = self._upload(queries)
-        scored = products = 0
-        for first in range(0, rows.n_rows, self._method.query_rows):
-            stop = min(first + self._method.query_rows, rows.n_rows)
-            search = self._begin(rows.part(first, stop), found.rows(first, stop), tile, start + first)
-            for part in tile.candidates.parts:
-                products += self._method.search(self._device, part, search, tile.candidates_start)
-            known, target = search.known(self._device), found.rows(first, stop)
-            target.similarities[:] = known.similarities
-            target.indices[:] = known.indices
-            work = self._device.to_host(search.work)
-            scored, products = scored + int(work[0]), products + int(work[1])
-        return scored, products
+        groups = split_rows(rows.n_rows, self._method.query_rows)
+        products = 0
+        begun: deque[tuple[Block, DeviceSearch]] = deque()
+        work: list[tuple[int, int]] = []
+        for group in groups:
+            if len(begun) == STREAMS:
+                work.append(self._finish(*begun.popleft(), found))
+            with self._device.stream(group.index % STREAMS):
+                known = found.rows(group.start, group.stop)
+                search = self._begin(rows.part(group.start, group.stop), known, tile, start + group.start)
+                for part in tile.candidates.parts:
+                    products += self._method.search(self._device, part, search, tile.candidates_start)
+            begun.append((group, search))
+        work += [self._finish(group, search, found) for group, search in begun]
+        return sum(scored for scored, _ in work), products + sum(counted for _, counted in work)
+
+    def _finish(self, group: Block, search: DeviceSearch, found: TopK) -> tuple[int, int]:
+        """Wait for a group, and write what it found; see `DeviceSearch.work` for what is returned."""
+        with self._device.stream(group.index % STREAMS):
+            known, work = search.known(self._device), self._device.to_host(search.work)
+        target = found.rows(group.start, group.stop)
+        target.similarities[:] = known.similarities
+        target.indices[:] = known.indices
+        return int(work[0]), int(work[1])
 
     def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
         xp, first = self._device.xp, tile.queries_start + start

@@ -48,16 +48,45 @@ extern "C" __global__ void fold_rows(const i64* indptr, const int* columns, cons
 
 // One block for each query row, whose bounds are row `blockIdx.x` of `bounds`, `n` halves for the candidates from
 // `first` on. `n` is a multiple of 8.
-extern "C" __global__ void scan_folded(const u16* bounds, int n, int first, float kept, const i64* query_indptr,
-                                       const int* query_columns, const float* query_weights,
-                                       const i64* other_indptr, const int* other_columns, const float* other_weights,
-                                       i64 others_start, i64 self_offset, float* similarities, i64* neighbors, int k,
-                                       int staged, u64* work) {
+extern "C" __global__ void scan_folded(const u16* bounds, int n, int first, float kept, int* segments, u32* used,
+                                       int capacity, const i64* query_indptr, const int* query_columns,
+                                       const float* query_weights, const i64* other_indptr,
+                                       const int* other_columns, const float* other_weights, i64 others_start,
+                                       i64 self_offset, float* similarities, i64* neighbors, int k, int staged,
+                                       u64* work) {
     Rows queries = {query_indptr, query_columns, query_weights};
     Rows others = {other_indptr, other_columns, other_weights};
-    Search search = begin_search(queries, others, others_start, self_offset, similarities, neighbors, k, staged);
+    Search search =
+        begin_search(blockIdx.x, queries, others, others_start, self_offset, similarities, neighbors, k, staged);
     if (search.length == 0) return;
     HalfBounds kind = {kept};
-    scan(search, kind, bounds + (i64)blockIdx.x * n, n, first);
+    PutOff later = {segments, used, capacity};
+    scan(search, kind, later, bounds + (i64)blockIdx.x * n, n, first);
     report(search, work);
+}
+
+// Scores what `scan_folded` put off, any number of blocks together. `locks` holds a 0 for each query row.
+extern "C" __global__ void score_put_off(const int* segments, const u32* used, int capacity, int* locks,
+                                         const i64* query_indptr, const int* query_columns,
+                                         const float* query_weights, const i64* other_indptr,
+                                         const int* other_columns, const float* other_weights, i64 others_start,
+                                         i64 self_offset, float* similarities, i64* neighbors, int k, int staged,
+                                         u64* work) {
+    Rows queries = {query_indptr, query_columns, query_weights};
+    Rows others = {other_indptr, other_columns, other_weights};
+    int n = (int)min(*used, (u32)capacity);
+    for (int i = blockIdx.x; i < n; i += gridDim.x) {
+        const int* segment = segments + (i64)i * SEGMENT;
+        int row = segment[0];
+        int count = segment[1];
+        if (count == 0) continue;
+        Search search =
+            begin_search(row, queries, others, others_start, self_offset, similarities, neighbors, k, staged);
+        for (int j = threadIdx.x; j < count; j += blockDim.x) search.buffer[j] = segment[2 + j];
+        if (threadIdx.x == 0) search.progress->candidates = count;
+        __syncthreads();
+        score_candidates(search, locks + row);
+        report(search, work);
+        __syncthreads();
+    }
 }

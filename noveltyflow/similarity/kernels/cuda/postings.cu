@@ -117,7 +117,8 @@ extern "C" __global__ void search_postings(const u32* starts, const u32* posting
                                            u64* work) {
     Rows queries = {query_indptr, query_columns, query_weights};
     Rows others = {other_indptr, other_columns, other_weights};
-    Search search = begin_search(queries, others, others_start, self_offset, similarities, neighbors, k, staged);
+    Search search =
+        begin_search(blockIdx.x, queries, others, others_start, self_offset, similarities, neighbors, k, staged);
     if (search.length == 0) return;
 
     float* squares = (float*)after_search(staged);
@@ -160,7 +161,8 @@ extern "C" __global__ void search_postings(const u32* starts, const u32* posting
         }
         __syncthreads();
         FixedBounds kind = {accumulates ? head.bound : 0.0f};
-        scan(search, kind, (const u16*)accumulators, padded, first);
+        PutOff nowhere = {0, 0, 0};
+        scan(search, kind, nowhere, (const u16*)accumulators, padded, first);
     }
     count_products(search, products);
     report(search, work);

@@ -23,6 +23,8 @@ const int BOUNDS_PER_THREAD = 8;  // one load of 16 bytes
 const int SPARE_CANDIDATES = 512;
 const int HISTOGRAM_BINS = 2048;
 const u32 ABOVE_ALL_BOUNDS = 0x10000u;
+const u32 NO_PLACE = 0xffffffffu;
+const int UNROLLED = 4;  // groups of entries that a warp loads at a time
 
 __device__ inline float minus_infinity() { return __int_as_float(0xff800000); }
 
@@ -38,22 +40,26 @@ struct Progress {
     float threshold;  // similarity in the last slot of the row's top k
     int candidates;   // in the buffer
     u32 pivot;
+    int has_table;
     u64 scored;
     u64 products;  // added to bounds
 };
 
 // One query row against a block of candidates. Every thread holds the same values.
 struct Search {
+    int row;  // of the query rows
     const int* columns;
     const float* weights;
     int length;
     Rows others;
     i64 others_start;  // global number of the first candidate
     i64 own;           // the candidate that is the query row itself, or a number that none has
-    float* similarities;
-    i64* neighbors;
+    volatile float* similarities;  // volatile: other blocks may write them, see score_candidates
+    volatile i64* neighbors;
     int k;
     Progress* progress;
+    u32* table;      // places of the row's entries by hash of their column; null for a row that is not staged
+    u32 table_mask;  // number of its slots less 1
     int* buffer;
     float* scores;
     u32* histogram;  // shares its memory with the buffer, and is used only while that is empty
@@ -68,15 +74,15 @@ __device__ inline int buffer_capacity() { return blockDim.x * BOUNDS_PER_THREAD 
 __device__ inline u8* after_search(int staged) {
     int both = 8 * buffer_capacity();
     int histogram = 4 * HISTOGRAM_BINS;
-    return arena + sizeof(Progress) + 8 * staged + (both > histogram ? both : histogram);
+    return arena + sizeof(Progress) + 16 * staged + (both > histogram ? both : histogram);
 }
 
-// Stages the row in shared memory if it has at most `staged` entries. `staged` is a multiple of 4.
-__device__ inline Search begin_search(Rows queries, Rows others, i64 others_start, i64 self_offset,
+// Stages row `row` in shared memory if it has at most `staged` entries. `staged` is a power of two, at least 4.
+__device__ inline Search begin_search(i64 row, Rows queries, Rows others, i64 others_start, i64 self_offset,
                                       float* similarities, i64* neighbors, int k, int staged) {
-    i64 row = blockIdx.x;
     i64 first = queries.indptr[row];
     Search search;
+    search.row = (int)row;
     search.length = (int)(queries.indptr[row + 1] - first);
     search.columns = queries.columns + first;
     search.weights = queries.weights + first;
@@ -89,7 +95,9 @@ __device__ inline Search begin_search(Rows queries, Rows others, i64 others_star
     search.progress = (Progress*)arena;
     int* columns = (int*)(arena + sizeof(Progress));
     float* weights = (float*)(columns + staged);
-    search.buffer = (int*)(weights + staged);
+    search.table = search.length <= staged ? (u32*)(weights + staged) : 0;
+    search.table_mask = 2 * staged - 1;
+    search.buffer = (int*)(weights + staged) + 2 * staged;
     search.scores = (float*)(search.buffer + buffer_capacity());
     search.histogram = (u32*)search.buffer;
     if (search.length <= staged) {
@@ -103,6 +111,7 @@ __device__ inline Search begin_search(Rows queries, Rows others, i64 others_star
     if (threadIdx.x == 0) {
         search.progress->threshold = search.similarities[k - 1];
         search.progress->candidates = 0;
+        search.progress->has_table = 0;
         search.progress->scored = 0;
         search.progress->products = 0;
     }
@@ -110,8 +119,37 @@ __device__ inline Search begin_search(Rows queries, Rows others, i64 others_star
     return search;
 }
 
+// First slot in which a column is looked for, by Fibonacci hashing.
+__device__ inline u32 slot_of(const Search& search, int column) {
+    return ((u32)column * 2654435769u >> 12) & search.table_mask;
+}
+
+// Enters the row's columns into the table, unless that is done. Called by all threads, behind a barrier.
+__device__ inline void make_table(const Search& search) {
+    if (search.table == 0 || search.progress->has_table) return;
+    for (u32 slot = threadIdx.x; slot <= search.table_mask; slot += blockDim.x) search.table[slot] = NO_PLACE;
+    __syncthreads();
+    for (int place = threadIdx.x; place < search.length; place += blockDim.x) {
+        u32 slot = slot_of(search, search.columns[place]);
+        while (atomicCAS(&search.table[slot], NO_PLACE, (u32)place) != NO_PLACE) {
+            slot = (slot + 1) & search.table_mask;
+        }
+    }
+    if (threadIdx.x == 0) search.progress->has_table = 1;
+    __syncthreads();
+}
+
 // Place of `column` in the query row, or -1.
 __device__ inline int find_column(const Search& search, int column) {
+    if (search.table != 0) {
+        u32 slot = slot_of(search, column);
+        u32 place = search.table[slot];
+        while (place != NO_PLACE && search.columns[place] != column) {
+            slot = (slot + 1) & search.table_mask;
+            place = search.table[slot];
+        }
+        return (int)place;
+    }
     int low = 0;
     int high = search.length;
     while (low < high) {
@@ -151,9 +189,18 @@ __device__ inline float similarity_of(const Search& search, int candidate, float
     double product;
     double unordered = 0.0;
     bool shares = false;
-    for (i64 base = first; base < end; base += WARP) {
-        shares |= product_at(search, base + lane_of_thread(), end, &product);
-        unordered += product;
+    for (i64 base = first + lane_of_thread(); base < end; base += UNROLLED * WARP) {
+        int columns[UNROLLED];
+        for (int step = 0; step < UNROLLED; step++) {
+            i64 place = base + step * WARP;
+            columns[step] = place < end ? search.others.columns[place] : -1;
+        }
+        for (int step = 0; step < UNROLLED; step++) {
+            int found = columns[step] < 0 ? -1 : find_column(search, columns[step]);
+            if (found < 0) continue;
+            shares = true;
+            unordered += (double)search.weights[found] * (double)search.others.weights[base + step * WARP];
+        }
     }
     for (int distance = WARP / 2; distance > 0; distance /= 2) {
         unordered += __shfl_xor_sync(ALL_LANES, unordered, distance);
@@ -202,27 +249,52 @@ __device__ inline void insert_neighbor(const Search& search, float similarity, i
     __syncwarp();
 }
 
-// Scores the candidates in the buffer and empties it. Called by all threads, behind a barrier.
-__device__ inline void score_candidates(const Search& search) {
+// Waits until no other warp inserts into the row. Called by one warp; `lock` is 0 while nobody holds it.
+__device__ inline void acquire(int* lock) {
+    for (bool held = false; !__any_sync(ALL_LANES, held);) {
+        if (lane_of_thread() == 0) held = atomicCAS(lock, 0, 1) == 0;
+    }
+    __threadfence();
+}
+
+__device__ inline void release(int* lock) {
+    __threadfence();
+    __syncwarp();
+    if (lane_of_thread() == 0) atomicExch(lock, 0);
+}
+
+// Inserts those of the first `count` scores that reach the row's top k. Called by one warp.
+__device__ inline void insert_scored(const Search& search, int count) {
+    for (int base = 0; base < count; base += WARP) {
+        int i = base + lane_of_thread();
+        float score = i < count ? search.scores[i] : minus_infinity();
+        float last = search.similarities[search.k - 1];
+        u32 lanes = __ballot_sync(ALL_LANES, score > minus_infinity() && score >= last);
+        for (; lanes != 0; lanes &= lanes - 1) {
+            int lane = __ffs(lanes) - 1;
+            int candidate = search.buffer[base + lane];
+            insert_neighbor(search, __shfl_sync(ALL_LANES, score, lane), search.others_start + candidate);
+        }
+    }
+}
+
+// Scores the candidates in the buffer and empties it. Called by all threads, behind a barrier. Where several blocks
+// may search for the row at a time, they share a `lock`; otherwise that is null.
+__device__ inline void score_candidates(const Search& search, int* lock) {
     int count = search.progress->candidates;
     float threshold = search.progress->threshold;
+    __syncthreads();  // nobody goes on to find other candidates before all have read how many these are
+    if (count == 0) return;
+    make_table(search);
     for (int i = threadIdx.x / WARP; i < count; i += blockDim.x / WARP) {
         float similarity = similarity_of(search, search.buffer[i], threshold);
         if (lane_of_thread() == 0) search.scores[i] = similarity;
     }
     __syncthreads();
     if (threadIdx.x < WARP) {
-        for (int base = 0; base < count; base += WARP) {
-            int i = base + lane_of_thread();
-            float score = i < count ? search.scores[i] : minus_infinity();
-            float last = search.similarities[search.k - 1];
-            u32 lanes = __ballot_sync(ALL_LANES, score > minus_infinity() && score >= last);
-            for (; lanes != 0; lanes &= lanes - 1) {
-                int lane = __ffs(lanes) - 1;
-                int candidate = search.buffer[base + lane];
-                insert_neighbor(search, __shfl_sync(ALL_LANES, score, lane), search.others_start + candidate);
-            }
-        }
+        if (lock != 0) acquire(lock);
+        insert_scored(search, count);
+        if (lock != 0) release(lock);
         if (threadIdx.x == 0) {
             search.progress->threshold = search.similarities[search.k - 1];
             search.progress->candidates = 0;
@@ -230,6 +302,43 @@ __device__ inline void score_candidates(const Search& search) {
         }
     }
     __syncthreads();
+}
+
+// Room for candidates whose scoring is put off to a launch of its own, `score_put_off`, in which a row with very
+// many of them is spread over the whole device. A segment holds its row, how many candidates follow, and these.
+struct PutOff {
+    int* segments;
+    u32* used;     // how many segments were asked for, whether there was room for them or not
+    int capacity;  // how many there are
+};
+
+const int SEGMENT = 128;
+const int SEGMENT_CANDIDATES = SEGMENT - 2;
+
+// Moves the candidates in the buffer into segments; false if these have no room. Called by all threads, behind a
+// barrier.
+__device__ inline bool put_off(const Search& search, const PutOff& later) {
+    if (later.capacity == 0) return false;
+    int count = search.progress->candidates;
+    int needed = (count + SEGMENT_CANDIDATES - 1) / SEGMENT_CANDIDATES;
+    if (threadIdx.x == 0) search.progress->pivot = atomicAdd(later.used, (u32)needed);
+    __syncthreads();
+    u32 first = search.progress->pivot;
+    bool fits = first + needed <= (u32)later.capacity;
+    for (int i = threadIdx.x; i < needed; i += blockDim.x) {
+        if (first + i >= (u32)later.capacity) break;
+        int* segment = later.segments + (i64)(first + i) * SEGMENT;
+        segment[0] = search.row;
+        segment[1] = fits ? min(SEGMENT_CANDIDATES, count - i * SEGMENT_CANDIDATES) : 0;
+    }
+    for (int i = threadIdx.x; fits && i < count; i += blockDim.x) {
+        i64 segment = first + i / SEGMENT_CANDIDATES;
+        later.segments[segment * SEGMENT + 2 + i % SEGMENT_CANDIDATES] = search.buffer[i];
+    }
+    __syncthreads();
+    if (fits && threadIdx.x == 0) search.progress->candidates = 0;
+    __syncthreads();
+    return fits;
 }
 
 // Which of the two bounds in a word are at least `wanted` and below `below`, as bits.
@@ -242,8 +351,8 @@ __device__ inline u32 hits_in(u32 word, u32 wanted, u32 below) {
 // Scores every candidate whose bound is at least 1 and at least what the threshold asks for, but below `below`.
 // `bounds` has 16-byte alignment and `n` is a multiple of 8; candidate i of the bounds is row `first + i`.
 template <class Bounds>
-__device__ void scan_range(const Search& search, const Bounds& kind, const u16* bounds, int n, int first,
-                           u32 lowest, u32 below) {
+__device__ void scan_range(const Search& search, const Bounds& kind, const PutOff& later, const u16* bounds, int n,
+                           int first, u32 lowest, u32 below) {
     u32 wanted = max(lowest, kind.lowest(search.progress->threshold));
     for (int base = 0; base < n; base += blockDim.x * BOUNDS_PER_THREAD) {
         int place = base + threadIdx.x * BOUNDS_PER_THREAD;
@@ -262,11 +371,13 @@ __device__ void scan_range(const Search& search, const Bounds& kind, const u16* 
         }
         // The vote is also the barrier that makes the buffer complete, and all threads get the same answer.
         if (__syncthreads_or(filled)) {
-            score_candidates(search);
+            // Without a threshold the first candidates are scored at once, so that there is one.
+            bool knows = search.progress->threshold > minus_infinity();
+            if (!knows || !put_off(search, later)) score_candidates(search, 0);
             wanted = max(lowest, kind.lowest(search.progress->threshold));
         }
     }
-    score_candidates(search);
+    score_candidates(search, 0);
 }
 
 // A bound that about `count` candidates reach: at least so many, unless fewer have a bound above 0.
@@ -291,14 +402,15 @@ __device__ u32 bound_of_best(const Search& search, const Bounds& kind, const u16
 // Scores all candidates that may belong to the row's top k. While that has empty slots, the candidates with the
 // best bounds come first, so that the others meet a threshold.
 template <class Bounds>
-__device__ void scan(const Search& search, const Bounds& kind, const u16* bounds, int n, int first) {
+__device__ void scan(const Search& search, const Bounds& kind, const PutOff& later, const u16* bounds, int n,
+                     int first) {
     u32 below = ABOVE_ALL_BOUNDS;
     if (search.progress->threshold == minus_infinity()) {
         u32 pivot = bound_of_best(search, kind, bounds, n, 2 * search.k + 16);
-        scan_range(search, kind, bounds, n, first, pivot, below);
+        scan_range(search, kind, later, bounds, n, first, pivot, below);
         below = pivot;
     }
-    scan_range(search, kind, bounds, n, first, 1u, below);
+    scan_range(search, kind, later, bounds, n, first, 1u, below);
 }
 
 // Adds what the block did to `work`: [0] candidates scored, [1] products added to bounds.
