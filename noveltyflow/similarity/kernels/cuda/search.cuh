@@ -348,17 +348,25 @@ __device__ inline u32 hits_in(u32 word, u32 wanted, u32 below) {
     return (u32)(low >= wanted && low < below) | (u32)(high >= wanted && high < below) << 1;
 }
 
+__device__ inline uint4 bounds_at(const u16* bounds, int place, int n) {
+    uint4 nothing = {0, 0, 0, 0};
+    return place < n ? *(const uint4*)(bounds + place) : nothing;
+}
+
 // Scores every candidate whose bound is at least 1 and at least what the threshold asks for, but below `below`.
 // `bounds` has 16-byte alignment and `n` is a multiple of 8; candidate i of the bounds is row `first + i`.
 template <class Bounds>
 __device__ void scan_range(const Search& search, const Bounds& kind, const PutOff& later, const u16* bounds, int n,
                            int first, u32 lowest, u32 below) {
     u32 wanted = max(lowest, kind.lowest(search.progress->threshold));
-    for (int base = 0; base < n; base += blockDim.x * BOUNDS_PER_THREAD) {
-        int place = base + threadIdx.x * BOUNDS_PER_THREAD;
+    int step = blockDim.x * BOUNDS_PER_THREAD;
+    int place = threadIdx.x * BOUNDS_PER_THREAD;
+    uint4 words = bounds_at(bounds, place, n);
+    for (int base = 0; base < n; base += step, place += step) {
+        // What the next turn needs is on its way while this one waits for its votes.
+        uint4 ahead = bounds_at(bounds, place + step, n);
         bool filled = false;
         if (place < n) {
-            uint4 words = *(const uint4*)(bounds + place);
             u32 hits = hits_in(words.x, wanted, below) | hits_in(words.y, wanted, below) << 2 |
                        hits_in(words.z, wanted, below) << 4 | hits_in(words.w, wanted, below) << 6;
             for (; hits != 0; hits &= hits - 1) {
@@ -376,6 +384,7 @@ __device__ void scan_range(const Search& search, const Bounds& kind, const PutOf
             if (!knows || !put_off(search, later)) score_candidates(search, 0);
             wanted = max(lowest, kind.lowest(search.progress->threshold));
         }
+        words = ahead;
     }
     score_candidates(search, 0);
 }
