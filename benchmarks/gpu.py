@@ -31,26 +31,16 @@ from gpu_runs import compare_runs, missing  # noqa: E402
 from url_rows import made_up_urls, read_urls, weighted_rows  # noqa: E402
 
 from noveltyflow.similarity.kernels.folded import KEPT, Folded  # noqa: E402
-from noveltyflow.similarity.kernels.gpu import GpuKernel, Method  # noqa: E402
-from noveltyflow.similarity.kernels.scattered import Scattered  # noqa: E402
+from noveltyflow.similarity.kernels.gpu import GpuKernel  # noqa: E402
 from noveltyflow.similarity.tiles import Block, split_rows, strip  # noqa: E402
 from noveltyflow.similarity.topk import TopK  # noqa: E402
 from noveltyflow.testing.compare import brute_force_rows  # noqa: E402
 from noveltyflow.testing.matrices import SHAPES, unit_rows  # noqa: E402
 
 SHAPE_ROWS = 1500
-METHODS: dict[str, Method] = {
-    "folded, 1,024 buckets": Folded(n_buckets=1024),
-    "folded, 1,536 buckets": Folded(n_buckets=1536),
-    "folded, 2,048 buckets": Folded(),
-    "folded, 4,096 buckets": Folded(n_buckets=4096),
-    "scattered, head 0.4": Scattered(),
-    "scattered, head 0.6": Scattered(head_share=0.6),
-}
-
-
-PARTS = (("matmul",), ("scan_folded", "search_postings"), ("score_put_off",))
-"""What `Stopwatch` tells apart, by the columns of the table of methods."""
+BUCKETS = (1024, 1536, Folded.n_buckets, 4096)
+PARTS = ("matmul", "scan_folded", "score_put_off")
+"""What `Stopwatch` tells apart, by the columns of the table of bucket numbers."""
 
 
 def main() -> int:
@@ -76,7 +66,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--rows", type=int, help="take this many rows, evenly spread (default: all)")
     parser.add_argument(
-        "--strip-rows", type=int, default=1 << 16, help="rows of the strip on which methods compete"
+        "--strip-rows",
+        type=int,
+        default=1 << 16,
+        help="rows of the strip with which numbers of buckets compete",
     )
     parser.add_argument("--minutes", type=float, default=7.5, help="begin nothing that would end later")
     return parser
@@ -94,9 +87,9 @@ def run(bench: Bench, path: Path, rows: int | None, strip_rows: int) -> None:
     middle = max(0, (n - strip_rows) // 2)
     rows = Block(0, middle, min(middle + strip_rows, n))
     bounds(bench, matrix[rows.start : rows.stop])
-    best, known = methods(bench, matrix, rows)
+    known = bucket_numbers(bench, matrix, rows)
     peers(bench, matrix, rows, known)
-    whole(bench, matrix, best)
+    whole(bench, matrix)
     lists(bench, path)
     end_to_end(bench, urls)
 
@@ -111,24 +104,21 @@ def _urls(path: Path, rows: int | None) -> tuple[list[str], str]:
 def shapes(bench: Bench) -> None:
     """Matrices that are hard on kernels, against brute force, bit for bit."""
     say("\n## Exactness on adversarial matrices\n")
-    say("| matrix | rows | k | method | bit for bit |\n|---|---|---|---|---|")
+    say("| matrix | rows | k | bit for bit |\n|---|---|---|---|")
     for name, make in SHAPES.items():
         matrix = unit_rows(make(np.random.default_rng(1), SHAPE_ROWS, 200))
-        for method_name in ("folded, 2,048 buckets", "scattered, head 0.4"):
-            method = METHODS[method_name]
-            few = Folded(n_buckets=64) if isinstance(method, Folded) else Scattered(slab_rows=512)
-            for k in (K, SHAPE_ROWS + 10):
-                found = search(bench.gpu, few, matrix, matrix, k, block_rows=1 + SHAPE_ROWS * 2 // 3)
-                exact = equals_brute_force(found, matrix, np.arange(0, matrix.shape[0], 7), k)
-                way = method_name.partition(",")[0]
-                say(f"| {name} | {matrix.shape[0]:,} | {k} | {way} | {bench.check(name, exact)} |")
+        for k in (K, SHAPE_ROWS + 10):
+            few = Folded(n_buckets=64)
+            found = search(bench.gpu, few, matrix, matrix, k, block_rows=1 + SHAPE_ROWS * 2 // 3)
+            exact = equals_brute_force(found, matrix, np.arange(0, matrix.shape[0], 7), k)
+            say(f"| {name} | {matrix.shape[0]:,} | {k} | {bench.check(name, exact)} |")
 
 
 def search(
-    gpu: Gpu, method: Method, queries: Any, others: Any, k: int, *, block_rows: int | None = None
+    gpu: Gpu, folded: Folded, queries: Any, others: Any, k: int, *, block_rows: int | None = None
 ) -> TopK:
     """Neighbours of `queries` among `others`, which are the same rows, by the kernel alone."""
-    kernel = GpuKernel(method, gpu.device)
+    kernel = GpuKernel(folded, gpu.device)
     best = TopK.empty(queries.shape[0], k)
     blocks = split_rows(others.shape[0], block_rows or max(1, others.shape[0]))
     for part in strip(Block(0, 0, queries.shape[0]), blocks):
@@ -164,54 +154,51 @@ def bounds(bench: Bench, tile: Any) -> None:
     say(f"The least ratio of bound to similarity is {least:.5f}; {KEPT:.5f} is allowed.")
 
 
-def methods(bench: Bench, matrix: Any, rows: Block) -> tuple[str, TopK | None]:
-    """All methods for some rows among all; the name of the quickest, and the neighbours of those rows."""
-    queries = matrix[rows.start : rows.stop]
-    n = queries.shape[0]
+def bucket_numbers(bench: Bench, matrix: Any, rows: Block) -> TopK | None:
+    """Some rows among all with more and fewer buckets; the neighbours of those rows."""
+    n = rows.n_rows
     say(f"\n## One strip: {n:,} rows among {matrix.shape[0]:,}, k = {K}\n")
     say(
-        "| method | prepare, s | search, s | of it products | scans | put off | scored pairs a row | same result |"
+        "| buckets | prepare, s | search, s | products | scans | put off | scored pairs a row | same result |"
     )
     say("|---|---|---|---|---|---|---|---|")
     known: TopK | None = None
-    times: dict[str, float] = {}
-    for name, method in METHODS.items():
-        if bench.lacks(20, name):
+    for n_buckets in BUCKETS:
+        if bench.lacks(20, f"{n_buckets:,} buckets"):
             continue
         bench.gpu.reset()
         watched = Stopwatch(bench.gpu)
-        found, scored, prepare, seconds = once(bench.gpu, method, matrix, rows, device=watched)
-        times[name], spent = seconds, watched.seconds
-        same = known is None or (
-            np.array_equal(known.indices, found.indices)
-            and np.array_equal(known.similarities, found.similarities)
-        )
+        found, scored, prepare, seconds = once(bench.gpu, Folded(n_buckets), matrix, rows, device=watched)
+        parts = " | ".join(f"{watched.seconds[part]:.3f}" for part in PARTS)
+        same = bench.check(f"{n_buckets} buckets", known is None or are_identical(found, known))
+        say(f"| {n_buckets:,} | {prepare:.2f} | {seconds:.3f} | {parts} | {scored / n:,.0f} | {same} |")
         known = known or found
-        parts = " | ".join(f"{sum(spent[part] for part in some):.3f}" for some in PARTS)
-        figures = f"{prepare:.2f} | {seconds:.3f} | {parts} | {scored / n:,.0f}"
-        say(f"| {name} | {figures} | {bench.check(name, same)} |")
-    return min(times, key=lambda name: times[name]) if times else next(iter(METHODS)), known
+    return known
 
 
-def whole(bench: Bench, matrix: Any, best: str) -> None:
-    """The whole list from CSR on the host to neighbours on the host, by the quickest method."""
+def are_identical(left: TopK, right: TopK) -> bool:
+    """Whether both hold the same, bit for bit."""
+    return np.array_equal(left.indices, right.indices) and np.array_equal(
+        left.similarities, right.similarities
+    )
+
+
+def whole(bench: Bench, matrix: Any, times: int = 3) -> None:
+    """The whole list from CSR on the host to neighbours on the host."""
     n = matrix.shape[0]
     say(f"\n## The whole list: exact neighbours of {n:,} rows, k = {K}\n")
     known: TopK | None = None
-    for name in dict.fromkeys([best, "folded, 2,048 buckets", "scattered, head 0.4"]):
-        if bench.lacks(60, name):
+    for _ in range(times):
+        if bench.lacks(20, "the whole list"):
             continue
         bench.gpu.reset()
-        found, scored, preparing, searching = once(bench.gpu, METHODS[name], matrix, Block(0, 0, n))
+        found, scored, preparing, searching = once(bench.gpu, Folded(), matrix, Block(0, 0, n))
         peak = bench.gpu.peak_bytes() / (1 << 30)
         say(
-            f"- {name}: **{preparing + searching:.1f} s** (prepare {preparing:.1f}, search {searching:.1f}), "
+            f"- **{preparing + searching:.1f} s** (prepare {preparing:.1f}, search {searching:.1f}), "
             f"{scored / n:,.0f} scored pairs a row, {peak:.1f} GiB of device memory"
         )
-        if known is not None:
-            same = np.array_equal(found.indices, known.indices)
-            same &= np.array_equal(found.similarities, known.similarities)
-            say(f"  the same result: {bench.check(f'whole, {name}', same)}")
+        bench.check("whole list, again", known is None or are_identical(found, known))
         known = known or found
     if known is not None and not bench.lacks(60, "comparison with brute force"):
         rows = np.linspace(0, n - 1, min(n, 50), dtype=int)
@@ -222,7 +209,7 @@ def whole(bench: Bench, matrix: Any, best: str) -> None:
 def lists(bench: Bench, path: Path, rows: int = 20_000) -> None:
     """Other lists in the same folder, only for exactness."""
     others = [other for other in sorted(path.parent.glob("*.gz")) if other != path] if path.exists() else []
-    say("\n## Exactness on other lists\n\n| list | rows | way | bit for bit |\n|---|---|---|---|")
+    say("\n## Exactness on other lists\n\n| list | rows | bit for bit |\n|---|---|---|")
     for other in others:
         if bench.lacks(15, other.name):
             continue
@@ -230,11 +217,10 @@ def lists(bench: Bench, path: Path, rows: int = 20_000) -> None:
             matrix = weighted_rows(read_urls(other, rows), threads=os.cpu_count() or 1)
         except KeyError:
             continue  # a table without a column `url`
-        for way, method in (("folded", Folded()), ("scattered", Scattered())):
-            found = search(bench.gpu, method, matrix, matrix, K)
-            some = np.linspace(0, matrix.shape[0] - 1, min(matrix.shape[0], 200), dtype=int)
-            exact = equals_brute_force(found, matrix, some, K)
-            say(f"| {other.name} | {matrix.shape[0]:,} | {way} | {bench.check(other.name, exact)} |")
+        found = search(bench.gpu, Folded(), matrix, matrix, K)
+        some = np.linspace(0, matrix.shape[0] - 1, min(matrix.shape[0], 200), dtype=int)
+        exact = equals_brute_force(found, matrix, some, K)
+        say(f"| {other.name} | {matrix.shape[0]:,} | {bench.check(other.name, exact)} |")
 
 
 def end_to_end(bench: Bench, urls: list[str], kinds: Sequence[str] = ("gpu", "cpu+gpu", "cpu")) -> None:

@@ -12,7 +12,8 @@ from typing import Any
 from gpu_machine import Gpu
 
 from noveltyflow.similarity.kernels.device import Device
-from noveltyflow.similarity.kernels.gpu import GpuKernel, Method
+from noveltyflow.similarity.kernels.folded import Folded
+from noveltyflow.similarity.kernels.gpu import GpuKernel
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 
@@ -95,10 +96,10 @@ class Stopwatch:
 
 
 def once(
-    gpu: Gpu, method: Method, others: Any, rows: Block, device: Device | None = None
+    gpu: Gpu, folded: Folded, others: Any, rows: Block, device: Device | None = None
 ) -> tuple[TopK, int, float, float]:
     """Result, scored pairs, and seconds of preparing `others` and of searching for some of its rows there."""
-    kernel = GpuKernel(method, device or gpu.device)
+    kernel = GpuKernel(folded, device or gpu.device)
     queries = others if rows.n_rows == others.shape[0] else others[rows.start : rows.stop]
     with timed(gpu) as preparing:
         prepared = kernel.prepare(others)

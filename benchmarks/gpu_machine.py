@@ -42,10 +42,8 @@ class Gpu:
         properties = runtime.getDeviceProperties(self._cupy.cuda.Device().id)
         capability = f"{properties['major']}.{properties['minor']}"
         memory = properties["totalGlobalMem"] / (1 << 30)
-        shared = self.device.shared_bytes >> 10
         return [
             ("GPU", f"{properties['name'].decode()}, {memory:.0f} GiB, capability {capability}"),
-            ("shared memory of a block", f"{shared} KiB"),
             ("CUDA", f"driver {runtime.driverGetVersion()}, runtime {runtime.runtimeGetVersion()}"),
         ]
 

@@ -15,6 +15,7 @@ from gpu_machine import cpu_kernel
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 
+_MOST_PRODUCTS = 1 << 30
 STRETCH = 64
 """Neighbouring rows that the CPU kernel searches for in one call."""
 
@@ -88,12 +89,18 @@ def _cpu_search(kernel: Any, matrix: Any, starts: list[int], prepared: Any, thre
         return list(pool.map(stretch, starts))
 
 
-def sparse_product(bench: Bench, matrix: Any, rows: int = 128) -> tuple[str, float]:
-    """Sparse times sparse in chunks; that the product is right is looked at too."""
+def sparse_product(bench: Bench, matrix: Any) -> tuple[str, float]:
+    """Sparse times sparse in chunks; that the product is right is looked at too.
+
+    A chunk is as many rows, evenly spread, as have no more products than the library can count.
+    """
     sparse = bench.gpu.sparse
     n = matrix.shape[0]
-    middle = max(0, (n - rows) // 2)
-    some = matrix[middle : middle + rows]
+    frequency = np.bincount(matrix.indices, minlength=matrix.shape[1])
+    spread = np.linspace(0, n - 1, min(n, 256), dtype=int)
+    products = np.array([frequency[matrix[row].indices].sum() for row in spread])
+    step = max(1, -(-int(products.sum()) // _MOST_PRODUCTS))
+    some = matrix[spread[step // 2 :: step]]
     others, queries = sparse.csr_matrix(matrix).T.tocsr(), sparse.csr_matrix(some)
     queries @ others
     with timed(bench.gpu) as spent:

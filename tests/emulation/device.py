@@ -15,6 +15,8 @@ import numpy as np
 from noveltyflow.similarity.kernels.device import SOURCES, STREAMS
 
 HERE = Path(__file__).parent
+LEAST_SHARED_BYTES = 64 << 10
+"""What a block may have on any device of compute capability 7.0 or more."""
 
 
 def build(folder: Path) -> Path:
@@ -74,13 +76,11 @@ class EmulatedDevice:
         threads: int = 64,
         backwards: bool = False,
         limit: int = 1 << 40,
-        shared_bytes: int = 227 << 10,
     ) -> None:
         self._library = library
         self._threads = threads
         self._backwards = backwards
         self.xp = LimitedNumpy(limit)
-        self.shared_bytes = shared_bytes
         self.released = 0
 
     def to_host(self, array: Any) -> Any:
@@ -90,9 +90,8 @@ class EmulatedDevice:
         out[:] = (a.astype(np.float32) @ b.astype(np.float32)).astype(np.float16)
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
-        assert shared <= self.shared_bytes
-        if name not in ("count_postings", "fill_postings"):
-            threads = min(threads, self._threads)
+        assert shared <= LEAST_SHARED_BYTES
+        threads = min(threads, self._threads)
         if name == "score_put_off":
             blocks = min(blocks, 3)  # any number of them does all the work
         values = [self._value(argument) for argument in arguments]

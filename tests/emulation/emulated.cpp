@@ -1,13 +1,9 @@
-// Both search kernels, to be launched from Python through ctypes.
+// The kernels, to be launched from Python through ctypes.
 #include "folded.cu"
-#include "postings.cu"
 
 EMULATED(fold_rows)
 EMULATED(scan_folded)
 EMULATED(score_put_off)
-EMULATED(count_postings)
-EMULATED(fill_postings)
-EMULATED(search_postings)
 
 // What the kernels take of shared memory for a search, for comparison with what the host asks for.
 extern "C" int emulated_search_bytes(unsigned threads, int staged) {

@@ -15,36 +15,33 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noveltyflow.errors import ResourceError
-from noveltyflow.similarity.kernels import device_rows, folded, scattered
+from noveltyflow.similarity.kernels import device_rows, folded
 from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.device import (
     COMPILER_OPTIONS,
-    MODULES,
+    KERNELS,
     SOURCES,
     cuda_device,
     has_cuda,
-    source_of,
+    source,
 )
 from noveltyflow.similarity.kernels.device_rows import DeviceRows
 from noveltyflow.similarity.kernels.folded import Folded
 from noveltyflow.similarity.kernels.gpu import GpuKernel
-from noveltyflow.similarity.kernels.scattered import Scattered
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
 
-METHODS = {
-    "folded": Folded(n_buckets=16, query_rows=24, candidate_rows=32),
-    "folded, a bucket for each column": Folded(),
-    "folded, little put off": Folded(n_buckets=8, query_rows=24, candidate_rows=2048, segments=1),
-    "folded, nothing put off": Folded(n_buckets=8, query_rows=24, candidate_rows=2048, segments=0),
-    "scattered": Scattered(slab_rows=16, query_rows=24),
-    "scattered, large head": Scattered(slab_rows=32, head_share=0.9),
+SIZES = {
+    "few buckets": Folded(n_buckets=16, query_rows=24, candidate_rows=32),
+    "a bucket for each column": Folded(),
+    "little put off": Folded(n_buckets=8, query_rows=24, candidate_rows=2048, segments=1),
+    "nothing put off": Folded(n_buckets=8, query_rows=24, candidate_rows=2048, segments=0),
 }
 every_shape = pytest.mark.parametrize("shape", sorted(SHAPES))
-every_method = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)
+all_sizes = pytest.mark.parametrize("sizes", SIZES.values(), ids=SIZES)
 few = settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
@@ -63,73 +60,97 @@ def on_cpu(queries, others, k, **options):
     return search(queries, others, k, CpuKernel(), **options)[0]
 
 
-def on_gpu(queries, others, k, method, device, **options):
-    return search(queries, others, k, GpuKernel(method, device), **options)[0]
+def on_gpu(queries, others, k, sizes, device, **options):
+    return search(queries, others, k, GpuKernel(sizes, device), **options)[0]
 
 
-@every_method
+@all_sizes
 @every_shape
 @few
 @given(st.data(), st.integers(1, 50))
-def test_equals_the_naive_reference(shape, method, device, data, n_neighbors):
+def test_equals_the_naive_reference(shape, sizes, device, data, n_neighbors):
     X = data.draw(unit_matrices(shape))
-    assert_identical(on_gpu(X, X, n_neighbors, method, device), TopK(*naive_kneighbors(X, n_neighbors)[::-1]))
+    assert_identical(on_gpu(X, X, n_neighbors, sizes, device), TopK(*naive_kneighbors(X, n_neighbors)[::-1]))
 
 
-@every_method
+@all_sizes
 @every_shape
 @few
 @given(st.data(), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.booleans())
 def test_block_size_and_thread_order_do_not_change_the_result(
-    shape, method, library, data, n_neighbors, block_rows, query_rows, backwards
+    shape, sizes, library, data, n_neighbors, block_rows, query_rows, backwards
 ):
     X = data.draw(unit_matrices(shape))
     device = EmulatedDevice(library, threads=32 if backwards else 96, backwards=backwards)
-    found = on_gpu(X, X, n_neighbors, method, device, block_rows=block_rows, query_rows=query_rows)
+    found = on_gpu(X, X, n_neighbors, sizes, device, block_rows=block_rows, query_rows=query_rows)
     assert_identical(found, on_cpu(X, X, n_neighbors))
 
 
-@every_method
-def test_equals_the_cpu_between_two_matrices(method, device):
+@all_sizes
+def test_equals_the_cpu_between_two_matrices(sizes, device):
     both = unit_rows(SHAPES["skewed"](np.random.default_rng(1), 200, 60))
     X, Y = both[::3], both[40:]
-    found = on_gpu(X, Y, 9, method, device, exclude_self=False)
+    found = on_gpu(X, Y, 9, sizes, device, exclude_self=False)
     assert_identical(found, on_cpu(X, Y, 9, exclude_self=False))
 
 
-@every_method
-def test_more_candidates_than_the_buffer_holds(method, device):
+@all_sizes
+def test_more_candidates_than_the_buffer_holds(sizes, device):
     rng = np.random.default_rng(2)
     X = unit_rows(SHAPES["duplicates"](rng, 3000, 8) + 0.5)
     queries = X[1200:1204]
-    found = on_gpu(queries, X, 700, method, device, exclude_self=False)
+    found = on_gpu(queries, X, 700, sizes, device, exclude_self=False)
     assert_identical(found, on_cpu(queries, X, 700, exclude_self=False))
 
 
-@every_method
-def test_rows_longer_than_shared_memory(method, device):
+@pytest.mark.parametrize("segments", [0, 1, 8])
+def test_what_is_put_off_is_scored_once(segments, library):
+    class Watched(EmulatedDevice):
+        asked = 0
+
+        def launch(self, name, blocks, threads, shared, arguments):
+            if name == "score_put_off":
+                self.asked = max(self.asked, int(arguments[1][0]))
+            super().launch(name, blocks, threads, shared, arguments)
+
+    rng = np.random.default_rng(13)
+    X = unit_rows(SHAPES["duplicates"](rng, 2000, 8) + 0.5)
+    device, queries = Watched(library), X[700:712]
+    kernel = GpuKernel(Folded(segments=segments), device)
+    prepared, empty = kernel.prepare(X), TopK.empty(12, 3)
+    known, _ = kernel.compute(queries, prepared, empty, queries_start=700, candidates_start=0)
+    # Every row has a threshold now that nearly all others have to be scored for.
+    found, stats = kernel.compute(queries, prepared, known, queries_start=700, candidates_start=0)
+    assert_identical(found, known)
+    assert 12 * 500 < stats.verified_pairs <= 12 * 2000
+    assert (device.asked > 0) == (segments > 0)
+    assert (device.asked > 12 * segments) == (segments == 1)  # then some had to be scored at once
+
+
+@all_sizes
+def test_rows_longer_than_shared_memory(sizes, device):
     rng = np.random.default_rng(3)
     X = unit_rows(rng.random((30, 3000)) * (rng.random((30, 3000)) < rng.random((30, 1))))
     assert np.diff(X.indptr).max() > device_rows.STAGED_ENTRIES > np.diff(X.indptr).min()
-    assert_identical(on_gpu(X, X, 5, method, device), on_cpu(X, X, 5))
+    assert_identical(on_gpu(X, X, 5, sizes, device), on_cpu(X, X, 5))
 
 
-@every_method
-def test_rows_that_could_overflow_an_accumulator(method, device):
+@all_sizes
+def test_rows_of_very_many_entries(sizes, device):
     rng = np.random.default_rng(4)
     dense = rng.random((6, 40_000)) * (rng.random((6, 40_000)) < 0.001)
     dense[2:4] = rng.random((2, 40_000)) + 0.5
     X = unit_rows(dense)
-    assert_identical(on_gpu(X, X, 3, method, device), on_cpu(X, X, 3))
+    assert_identical(on_gpu(X, X, 3, sizes, device), on_cpu(X, X, 3))
 
 
-@every_method
+@all_sizes
 @pytest.mark.parametrize("threshold", [0.0, -0.5, 1e-6, 0.7, 1.0])
-def test_known_neighbours_come_in_and_go_out(method, threshold, device):
+def test_known_neighbours_come_in_and_go_out(sizes, threshold, device):
     X = unit_rows(SHAPES["signed"](np.random.default_rng(5), 60, 20))
     known = TopK(np.full((60, 4), threshold, np.float32), np.tile(np.arange(900, 904), (60, 1)))
     before = known.copy()
-    kernel = GpuKernel(method, device)
+    kernel = GpuKernel(sizes, device)
     found, stats = kernel.compute(X, kernel.prepare(X), known, queries_start=7, candidates_start=7)
     reference = CpuKernel()
     expected, _ = reference.compute(X, reference.prepare(X), known, queries_start=7, candidates_start=7)
@@ -138,15 +159,13 @@ def test_known_neighbours_come_in_and_go_out(method, threshold, device):
     assert stats.query_rows == 60
 
 
-@every_method
+@all_sizes
 @every_shape
 @few
 @given(st.data(), st.integers(1, 20), st.integers(0, 50), st.integers(0, 50))
-def test_neighbours_that_are_found_again_change_nothing(
-    shape, method, device, data, n_neighbors, start, rows
-):
+def test_neighbours_that_are_found_again_change_nothing(shape, sizes, device, data, n_neighbors, start, rows):
     X = data.draw(unit_matrices(shape))
-    kernel, some = GpuKernel(method, device), X[start : start + rows]
+    kernel, some = GpuKernel(sizes, device), X[start : start + rows]
     best = TopK.empty(X.shape[0], n_neighbors)
     for candidates, first in ((some, start), (X, 0)):
         prepared = kernel.prepare(candidates)
@@ -154,10 +173,10 @@ def test_neighbours_that_are_found_again_change_nothing(
     assert_identical(best, on_cpu(X, X, n_neighbors))
 
 
-@every_method
-def test_a_threshold_saves_work(method, device):
+@all_sizes
+def test_a_threshold_saves_work(sizes, device):
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(6), 150, 60))
-    kernel = GpuKernel(method, device)
+    kernel = GpuKernel(sizes, device)
     prepared = kernel.prepare(X)
     options = {"queries_start": 0, "candidates_start": 0}
     first, cold = kernel.compute(X, prepared, TopK.empty(150, 3), **options)
@@ -166,27 +185,27 @@ def test_a_threshold_saves_work(method, device):
     assert warm.verified_pairs < cold.verified_pairs < 150 * 150
 
 
-@every_method
-def test_threads_do_not_change_the_result(method, device):
+@all_sizes
+def test_threads_do_not_change_the_result(sizes, device):
     X = unit_rows(SHAPES["random"](np.random.default_rng(12), 120, 40))
-    found = on_gpu(X, X, 7, method, device, threads=4, query_rows=5)
+    found = on_gpu(X, X, 7, sizes, device, threads=4, query_rows=5)
     assert_identical(found, on_cpu(X, X, 7))
 
 
-@every_method
-def test_empty_blocks(method, device):
+@all_sizes
+def test_empty_blocks(sizes, device):
     nothing, rows = sp.csr_matrix((4, 5), dtype=np.float32), unit_rows(np.eye(5))
     for queries, others in ((nothing, rows), (rows, nothing), (rows[:0], rows), (rows, rows[:0])):
-        found = on_gpu(queries, others, 2, method, device, exclude_self=False)
+        found = on_gpu(queries, others, 2, sizes, device, exclude_self=False)
         assert_identical(found, on_cpu(queries, others, 2, exclude_self=False))
 
 
-@every_method
-def test_memory_that_does_not_suffice_halves_the_tile(method, library, caplog):
+@all_sizes
+def test_memory_that_does_not_suffice_halves_the_tile(sizes, library, caplog):
     X = unit_rows(np.random.default_rng(7).random((120, 40)))
     small = EmulatedDevice(library, limit=6000)
     with caplog.at_level(logging.WARNING, "noveltyflow"):
-        found = on_gpu(X, X, 5, method, small)
+        found = on_gpu(X, X, 5, sizes, small)
     assert_identical(found, on_cpu(X, X, 5))
     assert "candidates are halved" in caplog.text
     assert "query rows are halved" in caplog.text
@@ -197,14 +216,6 @@ def test_memory_for_less_than_a_row_is_refused(library):
     X = unit_rows(SHAPES["random"](np.random.default_rng(8), 10, 40))
     with pytest.raises(ResourceError, match="single row of candidates"):
         GpuKernel(device=EmulatedDevice(library, limit=8)).prepare(X)
-
-
-def test_a_device_with_less_shared_memory_takes_smaller_slabs(library):
-    X = unit_rows(SHAPES["skewed"](np.random.default_rng(9), 100, 40))
-    device = EmulatedDevice(library, shared_bytes=64 << 10)  # the least of any from compute capability 7.0 on
-    part = Scattered().prepare(device, DeviceRows.of(device, X), 0)
-    assert 8 <= part.slab_rows < Scattered().slab_rows
-    assert_identical(on_gpu(X, X, 5, Scattered(), device), on_cpu(X, X, 5))
 
 
 def test_another_kernels_block_is_refused(device):
@@ -230,8 +241,8 @@ def test_folded_products_are_upper_bounds(device):
 def test_memory_is_foreseen(device):
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(11), 300, 100))
     shape = BlockShape.of(X)
-    for method in METHODS.values():
-        kernel = GpuKernel(method, device)
+    for sizes in SIZES.values():
+        kernel = GpuKernel(sizes, device)
         assert kernel.prepare(X).nbytes <= kernel.device_bytes_needed(shape, shape, 5)
 
 
@@ -247,30 +258,22 @@ def test_impossible_buckets_are_refused(options):
         Folded(**options)
 
 
-@pytest.mark.parametrize("options", [{"slab_rows": 12}, {"slab_rows": 1 << 17}, {"head_share": 1.0}])
-def test_impossible_slabs_are_refused(options):
-    with pytest.raises(ValueError, match=r"slab_rows|head_share"):
-        Scattered(**options)
-
-
 @pytest.mark.parametrize("architecture", ["sm_70", "sm_80", "sm_90"])
-@pytest.mark.parametrize("stem", MODULES)
-def test_sources_compile_for_devices(stem, architecture):
-    program = nvrtc.createProgram(source_of(stem), f"{stem}.cu", [], [])
+def test_the_source_compiles_for_devices(architecture):
+    program = nvrtc.createProgram(source(), "folded.cu", [], [])
     try:
         nvrtc.compileProgram(program, [*COMPILER_OPTIONS, f"-arch={architecture}"])
     except nvrtc.NVRTCError:
         pytest.fail(nvrtc.getProgramLog(program))
     machine_code = nvrtc.getCUBIN(program)
     assert machine_code[:4] == b"\x7fELF"
-    assert all(name.encode() in machine_code for name in MODULES[stem])
+    assert all(name.encode() in machine_code for name in KERNELS)
 
 
-@pytest.mark.parametrize("stem", MODULES)
-def test_sources_need_no_file_beside_them(stem):
-    assert "#include" not in source_of(stem)
+def test_the_source_needs_no_file_beside_it():
+    assert "#include" not in source()
 
 
-def test_sources_are_part_of_the_package():
-    assert Path(scattered.__file__).parent / "cuda" == SOURCES
-    assert {source.stem for source in SOURCES.glob("*.cu")} == set(MODULES)
+def test_the_source_is_part_of_the_package():
+    assert Path(folded.__file__).parent / "cuda" == SOURCES
+    assert {file.name for file in SOURCES.iterdir()} == {"folded.cu", "search.cuh"}

@@ -14,13 +14,9 @@ DeviceArray = Any
 
 SOURCES = Path(__file__).parent / "cuda"
 """Folder of the CUDA C sources."""
-MODULES = {
-    "folded": ("fold_rows", "scan_folded", "score_put_off"),
-    "postings": ("count_postings", "fill_postings", "search_postings"),
-}
-"""Names of the kernels by the stem of their source."""
+KERNELS = ("fold_rows", "scan_folded", "score_put_off")
+"""Names of the kernels in the source."""
 COMPILER_OPTIONS = ("-std=c++17",)
-_SHARED_SOURCE = "search.cuh"
 _UNASKED_SHARED_BYTES = 48 << 10
 _MEMORY_SHARE = 0.9
 STREAMS = 2
@@ -36,10 +32,6 @@ class Device(Protocol):
     def xp(self) -> Any:
         """Module with numpy's functions for arrays of the device."""
 
-    @property
-    def shared_bytes(self) -> int:
-        """Shared memory that one thread block may have."""
-
     def to_host(self, array: DeviceArray) -> Any:
         """Copy an array to a numpy array."""
 
@@ -47,7 +39,7 @@ class Device(Protocol):
         """Product of matrices of float16, summed in float32, rounded once to float16."""
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Run a kernel of `MODULES`; arguments are arrays of the device and numpy scalars."""
+        """Run one of `KERNELS`; arguments are arrays of the device and numpy scalars."""
 
     def stream(self, number: int) -> AbstractContextManager[object]:
         """What is begun inside runs in order, after all that was begun before, but beside other streams.
@@ -72,15 +64,9 @@ class CupyDevice:
         import cupy
 
         self.xp = cupy
-        runtime = cupy.cuda.runtime
-        attribute = runtime.cudaDevAttrMaxSharedMemoryPerBlockOptin
-        self.shared_bytes = int(runtime.deviceGetAttribute(attribute, cupy.cuda.Device().id))
         self._streams = [cupy.cuda.Stream() for _ in range(STREAMS)]
-        self._kernels = {
-            name: function
-            for stem, names in MODULES.items()
-            for name, function in _compile(cupy, stem, names)
-        }
+        module = cupy.RawModule(code=source(), options=COMPILER_OPTIONS)
+        self._kernels = {name: module.get_function(name) for name in KERNELS}
 
     def to_host(self, array: DeviceArray) -> Any:
         """See `Device.to_host`."""
@@ -124,20 +110,14 @@ class CupyDevice:
         self.xp.get_default_memory_pool().set_limit(size=n_bytes)
 
 
-def source_of(stem: str) -> str:
-    """CUDA C of one of `MODULES`, complete.
+def source() -> str:
+    """CUDA C of all kernels, complete.
 
     What it includes is put in its place, because CuPy's cache of compiled kernels looks at the text alone, and
     would not see that an included file has changed.
     """
-    shared = (SOURCES / _SHARED_SOURCE).read_text(encoding="utf-8")
-    text = (SOURCES / f"{stem}.cu").read_text(encoding="utf-8")
-    return text.replace(f'#include "{_SHARED_SOURCE}"', shared)
-
-
-def _compile(cupy: Any, stem: str, names: Sequence[str]) -> list[tuple[str, Any]]:
-    module = cupy.RawModule(code=source_of(stem), options=COMPILER_OPTIONS)
-    return [(name, module.get_function(name)) for name in names]
+    shared = (SOURCES / "search.cuh").read_text(encoding="utf-8")
+    return (SOURCES / "folded.cu").read_text(encoding="utf-8").replace('#include "search.cuh"', shared)
 
 
 @cache

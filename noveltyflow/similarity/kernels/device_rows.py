@@ -14,7 +14,7 @@ from noveltyflow.types import CsrMatrix
 
 STAGED_ENTRIES = 1024
 """Entries of a query row that are kept in shared memory, a power of two; a longer row is read where it is."""
-_BOUNDS_PER_THREAD, _SPARE_CANDIDATES, _HISTOGRAM_BYTES, _PROGRESS_BYTES = 8, 512, 8192, 32
+_BOUNDS_PER_THREAD, _SPARE_CANDIDATES, _HISTOGRAM_BYTES, _PROGRESS_BYTES = 8, 512, 8192, 24
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,8 +77,8 @@ class DeviceSearch:
     self_start : int
         The number which that row has among the candidates; one that none of them has, where a row is no
         candidate of its own.
-    work : device array of uint64, shape (2,)
-        Candidates scored, and products added to bounds by kernels that count them.
+    scored : device array of uint64, shape (1,)
+        How many candidates were scored.
     """
 
     rows: DeviceRows
@@ -86,7 +86,7 @@ class DeviceSearch:
     neighbors: DeviceArray
     start: int
     self_start: int
-    work: DeviceArray
+    scored: DeviceArray
 
     @property
     def n_neighbors(self) -> int:
@@ -109,7 +109,7 @@ class DeviceSearch:
             self.neighbors,
             np.int32(self.n_neighbors),
             np.int32(STAGED_ENTRIES),
-            self.work,
+            self.scored,
         )
 
 

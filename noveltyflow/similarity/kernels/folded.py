@@ -20,6 +20,7 @@ The final rounding to half takes at most 2^-11.
 """
 _MOST_BUCKETS = 1 << 13
 _THREADS = 256
+"""No more than the launch bounds in `folded.cu`."""
 _SEGMENT_ENTRIES = 128
 _SCORING_BLOCKS = 1024
 """Enough to fill any device; each takes one segment after the other."""

@@ -6,7 +6,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TypeVar
 from weakref import ref
 
 import numpy as np
@@ -15,7 +15,7 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.device import STREAMS, Device, cuda_device, has_cuda
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, rows_bytes
-from noveltyflow.similarity.kernels.folded import Folded
+from noveltyflow.similarity.kernels.folded import Folded, FoldedPart
 from noveltyflow.similarity.tiles import Block, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
@@ -26,37 +26,12 @@ _NOBODY = -(1 << 62)
 _Result = TypeVar("_Result")
 
 
-class Part(Protocol):
-    """Candidates as a method prepared them."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes on the device."""
-
-
-class Method(Protocol):
-    """A way to find the pairs that are worth scoring; all ways score them alike."""
-
-    @property
-    def query_rows(self) -> int:
-        """Query rows that are searched at a time."""
-
-    def prepare(self, device: Device, rows: DeviceRows, start: int) -> Any:
-        """Index candidates, of which the first is row `start` of its block."""
-
-    def search(self, device: Device, part: Any, search: DeviceSearch, candidates_start: int) -> int:
-        """Merge the neighbours among the candidates into `search`; multiply-adds that the host knows of."""
-
-    def device_bytes(self, queries: BlockShape, candidates: BlockShape) -> int:
-        """Upper bound of the device memory of a tile beside the rows and neighbours themselves."""
-
-
 @dataclass(frozen=True, eq=False)
 class GpuPrepared:
     """Candidates in device memory, in one part or, where that did not fit at once, in several."""
 
     n_rows: int
-    parts: tuple[Part, ...]
+    parts: tuple[FoldedPart, ...]
 
     @property
     def nbytes(self) -> int:
@@ -71,16 +46,16 @@ class GpuKernel:
 
     Parameters
     ----------
-    method : Folded or Scattered, optional
-        How pairs worth scoring are found; it does not change the result.
+    folded : Folded, optional
+        Sizes with which pairs worth scoring are found; they do not change the result.
     device : Device, optional
         By default the process's CUDA device, which is not touched before the first block is prepared.
     """
 
     name = "gpu"
 
-    def __init__(self, method: Method | None = None, device: Device | None = None) -> None:
-        self._method: Method = method or Folded()
+    def __init__(self, folded: Folded | None = None, device: Device | None = None) -> None:
+        self._folded = folded or Folded()
         self._chosen_device = device
         self._uploaded: tuple[ref[CsrMatrix], DeviceRows] | None = None
 
@@ -103,7 +78,7 @@ class GpuKernel:
     def device_bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return an upper bound of the device memory of a tile that is not halved."""
         rows = rows_bytes(queries) + rows_bytes(candidates)
-        return rows + 12 * n_neighbors * queries.rows + self._method.device_bytes(queries, candidates)
+        return rows + 12 * n_neighbors * queries.rows + self._folded.device_bytes(queries, candidates)
 
     def device_memory(self) -> int:
         """See `DeviceKernel.device_memory`."""
@@ -140,13 +115,13 @@ class GpuKernel:
             scored, products = self._compute(queries, found, tile, 0)
         return found, TileStats(queries.shape[0], products, scored, scored)
 
-    def _prepare(self, block: CsrMatrix, start: int) -> list[Part]:
+    def _prepare(self, block: CsrMatrix, start: int) -> list[FoldedPart]:
         if not block.nnz:
             return []
         return self._halving(
             "candidates",
             block.shape[0],
-            lambda: [self._method.prepare(self._device, DeviceRows.of(self._device, block), start)],
+            lambda: [self._folded.prepare(self._device, DeviceRows.of(self._device, block), start)],
             lambda middle: (
                 self._prepare(block[:middle], start) + self._prepare(block[middle:], start + middle)
             ),
@@ -189,30 +164,29 @@ class GpuKernel:
 
     def _search(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
         rows = self._upload(queries)
-        groups = split_rows(rows.n_rows, self._method.query_rows)
         products = 0
         begun: deque[tuple[Block, DeviceSearch]] = deque()
-        work: list[tuple[int, int]] = []
-        for group in groups:
+        scored: list[int] = []
+        for group in split_rows(rows.n_rows, self._folded.query_rows):
             if len(begun) == STREAMS:
-                work.append(self._finish(*begun.popleft(), found))
+                scored.append(self._finish(*begun.popleft(), found))
             with self._device.stream(group.index % STREAMS):
                 known = found.rows(group.start, group.stop)
                 search = self._begin(rows.part(group.start, group.stop), known, tile, start + group.start)
                 for part in tile.candidates.parts:
-                    products += self._method.search(self._device, part, search, tile.candidates_start)
+                    products += self._folded.search(self._device, part, search, tile.candidates_start)
             begun.append((group, search))
-        work += [self._finish(group, search, found) for group, search in begun]
-        return sum(scored for scored, _ in work), products + sum(counted for _, counted in work)
+        scored += [self._finish(group, search, found) for group, search in begun]
+        return sum(scored), products
 
-    def _finish(self, group: Block, search: DeviceSearch, found: TopK) -> tuple[int, int]:
-        """Wait for a group, and write what it found; see `DeviceSearch.work` for what is returned."""
+    def _finish(self, group: Block, search: DeviceSearch, found: TopK) -> int:
+        """Wait for a group, and write what it found; the pairs that were scored for it."""
         with self._device.stream(group.index % STREAMS):
-            known, work = search.known(self._device), self._device.to_host(search.work)
+            known, scored = search.known(self._device), self._device.to_host(search.scored)
         target = found.rows(group.start, group.stop)
         target.similarities[:] = known.similarities
         target.indices[:] = known.indices
-        return int(work[0]), int(work[1])
+        return int(scored[0])
 
     def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
         xp, first = self._device.xp, tile.queries_start + start
@@ -222,7 +196,7 @@ class GpuKernel:
             xp.array(known.indices),
             first,
             first if tile.exclude_self else _NOBODY,
-            xp.zeros(2, np.uint64),
+            xp.zeros(1, np.uint64),
         )
 
     def _upload(self, queries: CsrMatrix) -> DeviceRows:

@@ -11,20 +11,6 @@ __device__ inline u16 half_at_least(float value) {
     return (u16)(((bits - (112u << 23)) >> 13) + ((bits & 0x1fffu) != 0));
 }
 
-// Halves as bounds; those that are not negative are ordered like their bits.
-struct HalfBounds {
-    float kept;  // share of a product that rounding leaves at least
-
-    __device__ int bin_shift() const { return 4; }
-
-    // Bits of the largest half that no similarity of at least `threshold` can stay below.
-    __device__ u32 lowest(float threshold) const {
-        float bound = threshold * kept;
-        if (!(bound >= 6.2e-5f)) return 1;
-        return (__float_as_uint(bound) - (112u << 23)) >> 13;
-    }
-};
-
 // One block for each row: row `blockIdx.x` of `folded` is its `n_buckets` halves.
 extern "C" __global__ void fold_rows(const i64* indptr, const int* columns, const float* weights, const int* buckets,
                                      int n_buckets, u16* folded) {
@@ -48,21 +34,20 @@ extern "C" __global__ void fold_rows(const i64* indptr, const int* columns, cons
 
 // One block for each query row, whose bounds are row `blockIdx.x` of `bounds`, `n` halves for the candidates from
 // `first` on. `n` is a multiple of 8.
-extern "C" __global__ void scan_folded(const u16* bounds, int n, int first, float kept, int* segments, u32* used,
-                                       int capacity, const i64* query_indptr, const int* query_columns,
-                                       const float* query_weights, const i64* other_indptr,
-                                       const int* other_columns, const float* other_weights, i64 others_start,
-                                       i64 self_offset, float* similarities, i64* neighbors, int k, int staged,
-                                       u64* work) {
+extern "C" __global__ void __launch_bounds__(256, 5)
+    scan_folded(const u16* bounds, int n, int first, float kept, int* segments, u32* used, int capacity,
+                const i64* query_indptr, const int* query_columns, const float* query_weights,
+                const i64* other_indptr, const int* other_columns, const float* other_weights, i64 others_start,
+                i64 self_offset, float* similarities, i64* neighbors, int k, int staged, u64* scored) {
     Rows queries = {query_indptr, query_columns, query_weights};
     Rows others = {other_indptr, other_columns, other_weights};
     Search search =
         begin_search(blockIdx.x, queries, others, others_start, self_offset, similarities, neighbors, k, staged);
     if (search.length == 0) return;
-    HalfBounds kind = {kept};
+    Bounds own = {bounds + (i64)blockIdx.x * n, n, first, kept};
     PutOff later = {segments, used, capacity};
-    scan(search, kind, later, bounds + (i64)blockIdx.x * n, n, first);
-    report(search, work);
+    scan(search, own, later);
+    report(search, scored);
 }
 
 // Scores what `scan_folded` put off, any number of blocks together. `locks` holds a 0 for each query row.
@@ -71,7 +56,7 @@ extern "C" __global__ void score_put_off(const int* segments, const u32* used, i
                                          const float* query_weights, const i64* other_indptr,
                                          const int* other_columns, const float* other_weights, i64 others_start,
                                          i64 self_offset, float* similarities, i64* neighbors, int k, int staged,
-                                         u64* work) {
+                                         u64* scored) {
     Rows queries = {query_indptr, query_columns, query_weights};
     Rows others = {other_indptr, other_columns, other_weights};
     int n = (int)min(*used, (u32)capacity);
@@ -86,7 +71,7 @@ extern "C" __global__ void score_put_off(const int* segments, const u32* used, i
         if (threadIdx.x == 0) search.progress->candidates = count;
         __syncthreads();
         score_candidates(search, locks + row);
-        report(search, work);
+        report(search, scored);
         __syncthreads();
     }
 }

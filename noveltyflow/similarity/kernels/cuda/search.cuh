@@ -1,9 +1,10 @@
-// What the search kernels share: one thread block looks for the neighbours of one query row.
+// One thread block looks for the neighbours of one query row, given half-precision upper bounds of the row's
+// similarities with many candidates.
 //
-// A kernel makes 16-bit upper bounds of the row's similarities with many candidates, in whatever way. Here they
-// are scanned against the row's threshold; what reaches it is kept in a buffer of candidates, and a full buffer
-// is emptied by scoring every candidate exactly and inserting it into the row's top k, which raises the threshold.
-// So no number of candidates can overflow anything.
+// The bounds are scanned against the row's threshold, and what reaches it is kept in a buffer of candidates. A full
+// buffer is emptied: its candidates are put off to a launch of their own or, where that has no room for them, scored
+// exactly and inserted into the row's top k, which raises the threshold. So no number of candidates can overflow
+// anything.
 //
 // The source needs no header of CUDA, so that NVRTC compiles it anywhere.
 #ifndef SEARCH_CUH
@@ -22,6 +23,7 @@ const u32 ALL_LANES = 0xffffffffu;
 const int BOUNDS_PER_THREAD = 8;  // one load of 16 bytes
 const int SPARE_CANDIDATES = 512;
 const int HISTOGRAM_BINS = 2048;
+const int BIN_SHIFT = 4;  // bits of a half that a bin leaves out
 const u32 ABOVE_ALL_BOUNDS = 0x10000u;
 const u32 NO_PLACE = 0xffffffffu;
 const int UNROLLED = 4;  // groups of entries that a warp loads at a time
@@ -42,7 +44,6 @@ struct Progress {
     u32 pivot;
     int has_table;
     u64 scored;
-    u64 products;  // added to bounds
 };
 
 // One query row against a block of candidates. Every thread holds the same values.
@@ -113,7 +114,6 @@ __device__ inline Search begin_search(i64 row, Rows queries, Rows others, i64 ot
         search.progress->candidates = 0;
         search.progress->has_table = 0;
         search.progress->scored = 0;
-        search.progress->products = 0;
     }
     __syncthreads();
     return search;
@@ -348,29 +348,45 @@ __device__ inline u32 hits_in(u32 word, u32 wanted, u32 below) {
     return (u32)(low >= wanted && low < below) | (u32)(high >= wanted && high < below) << 1;
 }
 
-__device__ inline uint4 bounds_at(const u16* bounds, int place, int n) {
-    uint4 nothing = {0, 0, 0, 0};
-    return place < n ? *(const uint4*)(bounds + place) : nothing;
+// The bounds of a row: `n` halves, a multiple of 8, with 16-byte alignment. That of candidate `first + i` stands at i.
+// Halves that are not negative are ordered like their bits, which is how they are compared.
+struct Bounds {
+    const u16* halves;
+    int n;
+    int first;
+    float kept;  // share of a similarity that rounding leaves at least
+};
+
+// Bits of the largest half that no similarity of at least `threshold` can stay below.
+__device__ inline u32 lowest_bound(float threshold, float kept) {
+    float bound = threshold * kept;
+    if (!(bound >= 6.2e-5f)) return 1;
+    return (__float_as_uint(bound) - (112u << 23)) >> 13;
 }
 
-// Scores every candidate whose bound is at least 1 and at least what the threshold asks for, but below `below`.
-// `bounds` has 16-byte alignment and `n` is a multiple of 8; candidate i of the bounds is row `first + i`.
-template <class Bounds>
-__device__ void scan_range(const Search& search, const Bounds& kind, const PutOff& later, const u16* bounds, int n,
-                           int first, u32 lowest, u32 below) {
-    u32 wanted = max(lowest, kind.lowest(search.progress->threshold));
+__device__ inline uint4 eight_bounds(const Bounds& bounds, int place) {
+    uint4 nothing = {0, 0, 0, 0};
+    return place < bounds.n ? *(const uint4*)(bounds.halves + place) : nothing;
+}
+
+// Scores, or puts off, every candidate whose bound is at least `lowest` and at least what the threshold asks for, but
+// below `below`.
+__device__ inline void scan_range(const Search& search, const Bounds& bounds, const PutOff& later, u32 lowest,
+                                  u32 below) {
+    int n = bounds.n;
+    u32 wanted = max(lowest, lowest_bound(search.progress->threshold, bounds.kept));
     int step = blockDim.x * BOUNDS_PER_THREAD;
     int place = threadIdx.x * BOUNDS_PER_THREAD;
-    uint4 words = bounds_at(bounds, place, n);
+    uint4 words = eight_bounds(bounds, place);
     for (int base = 0; base < n; base += step, place += step) {
         // What the next turn needs is on its way while this one waits for its votes.
-        uint4 ahead = bounds_at(bounds, place + step, n);
+        uint4 ahead = eight_bounds(bounds, place + step);
         bool filled = false;
         if (place < n) {
             u32 hits = hits_in(words.x, wanted, below) | hits_in(words.y, wanted, below) << 2 |
                        hits_in(words.z, wanted, below) << 4 | hits_in(words.w, wanted, below) << 6;
             for (; hits != 0; hits &= hits - 1) {
-                int candidate = first + place + __ffs(hits) - 1;
+                int candidate = bounds.first + place + __ffs(hits) - 1;
                 if (candidate == search.own) continue;
                 int slot = atomicAdd(&search.progress->candidates, 1);
                 search.buffer[slot] = candidate;
@@ -382,7 +398,7 @@ __device__ void scan_range(const Search& search, const Bounds& kind, const PutOf
             // Without a threshold the first candidates are scored at once, so that there is one.
             bool knows = search.progress->threshold > minus_infinity();
             if (!knows || !put_off(search, later)) score_candidates(search, 0);
-            wanted = max(lowest, kind.lowest(search.progress->threshold));
+            wanted = max(lowest, lowest_bound(search.progress->threshold, bounds.kept));
         }
         words = ahead;
     }
@@ -390,19 +406,19 @@ __device__ void scan_range(const Search& search, const Bounds& kind, const PutOf
 }
 
 // A bound that about `count` candidates reach: at least so many, unless fewer have a bound above 0.
-template <class Bounds>
-__device__ u32 bound_of_best(const Search& search, const Bounds& kind, const u16* bounds, int n, u32 count) {
+__device__ inline u32 bound_of_best(const Search& search, const Bounds& bounds, u32 count) {
     for (int bin = threadIdx.x; bin < HISTOGRAM_BINS; bin += blockDim.x) search.histogram[bin] = 0;
     __syncthreads();
-    for (int i = threadIdx.x; i < n; i += blockDim.x) {
-        if (bounds[i] != 0) atomicAdd(&search.histogram[bounds[i] >> kind.bin_shift()], 1u);
+    for (int i = threadIdx.x; i < bounds.n; i += blockDim.x) {
+        u32 bound = bounds.halves[i];
+        if (bound != 0) atomicAdd(&search.histogram[min(bound >> BIN_SHIFT, (u32)HISTOGRAM_BINS - 1)], 1u);
     }
     __syncthreads();
     if (threadIdx.x == 0) {
         u32 seen = 0;
         int bin = HISTOGRAM_BINS;
         while (bin > 0 && seen < count) seen += search.histogram[--bin];
-        search.progress->pivot = max((u32)bin << kind.bin_shift(), 1u);
+        search.progress->pivot = max((u32)bin << BIN_SHIFT, 1u);
     }
     __syncthreads();
     return search.progress->pivot;
@@ -410,25 +426,20 @@ __device__ u32 bound_of_best(const Search& search, const Bounds& kind, const u16
 
 // Scores all candidates that may belong to the row's top k. While that has empty slots, the candidates with the
 // best bounds come first, so that the others meet a threshold.
-template <class Bounds>
-__device__ void scan(const Search& search, const Bounds& kind, const PutOff& later, const u16* bounds, int n,
-                     int first) {
+__device__ inline void scan(const Search& search, const Bounds& bounds, const PutOff& later) {
     u32 below = ABOVE_ALL_BOUNDS;
     if (search.progress->threshold == minus_infinity()) {
-        u32 pivot = bound_of_best(search, kind, bounds, n, 2 * search.k + 16);
-        scan_range(search, kind, later, bounds, n, first, pivot, below);
+        u32 pivot = bound_of_best(search, bounds, 2 * search.k + 16);
+        scan_range(search, bounds, later, pivot, below);
         below = pivot;
     }
-    scan_range(search, kind, later, bounds, n, first, 1u, below);
+    scan_range(search, bounds, later, 1u, below);
 }
 
-// Adds what the block did to `work`: [0] candidates scored, [1] products added to bounds.
-__device__ inline void report(const Search& search, u64* work) {
+// Adds the candidates that the block has scored to `scored`.
+__device__ inline void report(const Search& search, u64* scored) {
     __syncthreads();
-    if (threadIdx.x == 0) {
-        atomicAdd(&work[0], search.progress->scored);
-        atomicAdd(&work[1], search.progress->products);
-    }
+    if (threadIdx.x == 0) atomicAdd(scored, search.progress->scored);
 }
 
 #endif
