@@ -89,7 +89,8 @@ def weigh(
     """Unit rows of blocks of counts, weighted as in a run, or without idf, as one matrix."""
     table = None
     if idf:
-        seen = frequency.finalize(frequency.combine(map(frequency.chunk, blocks)))
+        counted = (frequency.chunk(block.indices, block.shape[1]) for block in blocks)
+        seen = frequency.finalize(frequency.combine(counted))
         n_rows = sum(block.shape[0] for block in blocks)
         table = inverse_document_frequency(seen, n_rows, features.smooth_idf)
     with ThreadPoolExecutor(threads) as pool:

@@ -11,23 +11,25 @@ from collections.abc import Iterable
 import numpy as np
 
 from noveltyflow.features import _weights
-from noveltyflow.types import CsrMatrix, Int64Array
+from noveltyflow.types import Int32Array, Int64Array
 
 
-def chunk(block: CsrMatrix) -> Int64Array:
+def chunk(columns: Int32Array, n_features: int) -> Int64Array:
     """Document frequency of one block.
 
     Parameters
     ----------
-    block : csr_matrix of shape (rows, n_features)
-        Every stored entry counts, whatever its value; a column occurs at most once in a row.
+    columns : int32 array
+        Of all entries of the block, which count whatever their values; a column occurs at most once in a row.
+    n_features : int
+        Number of columns of the block.
 
     Returns
     -------
     int64 array of shape (n_features,)
     """
-    frequency = np.zeros(block.shape[1], np.int64)
-    _weights.count_columns(block.indices, frequency)
+    frequency = np.zeros(n_features, np.int64)
+    _weights.count_columns(columns, frequency)
     return frequency
 
 

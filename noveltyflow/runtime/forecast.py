@@ -309,7 +309,9 @@ def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast,
 
 def _time_search(counts: CsrMatrix, settings: ScoringSettings) -> tuple[float, float]:
     """Seconds in which a row of half of the sample finds its neighbours there, and then better ones in the other."""
-    idf = inverse_document_frequency(chunk(counts), counts.shape[0], settings.features.smooth_idf)
+    idf = inverse_document_frequency(
+        chunk(counts.indices, counts.shape[1]), counts.shape[0], settings.features.smooth_idf
+    )
     block, kernel = weight_block(counts, idf, settings.features), get_kernel("cpu")
     middle = -(-counts.shape[0] // 2)
     queries = rows_of(block, Block(0, 0, middle))

@@ -9,7 +9,7 @@ import numpy as np
 from noveltyflow.similarity.tiles import Block, split_rows
 from noveltyflow.similarity.topk import NO_NEIGHBOR, TopK
 from noveltyflow.store.run_store import RunStore
-from noveltyflow.types import AnyArray, CsrMatrix
+from noveltyflow.types import AnyArray, CsrMatrix, Int32Array
 
 
 def blocks_of(store: RunStore) -> list[Block]:
@@ -64,6 +64,13 @@ def read_csr(store: RunStore, block: int) -> CsrMatrix:
     matrix.has_sorted_indices = True
     matrix.has_canonical_format = True
     return matrix
+
+
+def read_columns(store: RunStore, block: int) -> tuple[Int32Array, int]:
+    """Columns of all entries of a CSR block, and how many columns there are; counts and rows are not read."""
+    name = f"features/{block:06d}"
+    shape: Any = store.root[name].attrs["shape"]
+    return store.read(f"{name}/indices"), int(shape[1])
 
 
 def csr_nonzeros(store: RunStore, block: int) -> int:

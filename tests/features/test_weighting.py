@@ -36,7 +36,9 @@ def reference(counts: sp.csr_matrix, how: FeatureSettings, use_idf: bool = True)
 @settings(max_examples=200, deadline=None)
 def test_weights_equal_scikit_learn(texts: list[str], how: FeatureSettings) -> None:
     counts = hash_block(texts, how)
-    idf = inverse_document_frequency(frequency.chunk(counts), len(texts), how.smooth_idf)
+    idf = inverse_document_frequency(
+        frequency.chunk(counts.indices, counts.shape[1]), len(texts), how.smooth_idf
+    )
     weights = weight_block(counts, idf, how)
     expected = reference(counts, how)
     assert weights.data.dtype == np.float32
@@ -59,7 +61,9 @@ def test_splitting_the_block_changes_no_bit(
     texts: list[str], how: FeatureSettings, data: st.DataObject
 ) -> None:
     counts = hash_block(texts, how)
-    idf = inverse_document_frequency(frequency.chunk(counts), len(texts), how.smooth_idf)
+    idf = inverse_document_frequency(
+        frequency.chunk(counts.indices, counts.shape[1]), len(texts), how.smooth_idf
+    )
     cut = data.draw(st.integers(0, len(texts)))
     parts = [weight_block(counts[:cut], idf, how), weight_block(counts[cut:], idf, how)]
     joined = sp.vstack(parts, format="csr")
@@ -83,7 +87,9 @@ def test_counts_are_left_as_they_are() -> None:
 @settings(max_examples=50, deadline=None)
 def test_overwriting_the_counts_changes_no_bit(texts: list[str], how: FeatureSettings) -> None:
     counts = hash_block(texts, how)
-    idf = inverse_document_frequency(frequency.chunk(counts), len(texts), how.smooth_idf)
+    idf = inverse_document_frequency(
+        frequency.chunk(counts.indices, counts.shape[1]), len(texts), how.smooth_idf
+    )
     expected = weight_block(counts, idf, how)
     weights = weight_block(counts, idf, how, overwrite=True)
     assert np.shares_memory(weights.data, counts.data) or counts.nnz == 0
@@ -108,7 +114,8 @@ def test_unseen_columns_have_finite_idf() -> None:
 def test_document_frequency_is_agnostic_to_blocks(blocks: list[list[str]], order: st.Random) -> None:
     how = FeatureSettings(n_features=64)
     whole = hash_block([text for block in blocks for text in block], how)
-    parts = [frequency.chunk(hash_block(block, how)) for block in blocks]
+    counted = (hash_block(block, how) for block in blocks)
+    parts = [frequency.chunk(counts.indices, counts.shape[1]) for counts in counted]
     order.shuffle(parts)
     nested = frequency.combine([frequency.combine(parts[:1]), *parts[1:]])
     assert_array_equal(frequency.finalize(nested), whole.getnnz(axis=0))

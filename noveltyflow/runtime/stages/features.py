@@ -17,7 +17,7 @@ from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
-from noveltyflow.store.blocks import blocks_of, read_csr, read_urls, write_csr
+from noveltyflow.store.blocks import blocks_of, read_columns, read_csr, read_urls, write_csr
 from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
 
 _FREQUENCY = "idf/document_frequency"
@@ -58,7 +58,7 @@ def hash_blocks(
 
 def count_documents(store: RunStore, blocks: Sequence[int]) -> Int64Array:
     """In how many rows of some blocks, read one after the other, each column occurs."""
-    return frequency.combine(frequency.chunk(read_csr(store, block)) for block in blocks)
+    return frequency.combine(frequency.chunk(*read_columns(store, block)) for block in blocks)
 
 
 def store_frequency(store: RunStore, total: Int64Array) -> int:
