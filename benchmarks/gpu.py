@@ -75,11 +75,11 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def run(bench: Bench, path: Path, rows: int | None, strip_rows: int) -> None:
+def run(bench: Bench, path: Path, wanted: int | None, strip_rows: int) -> None:
     """All sections, those first that matter most."""
     shapes(bench)
     with timed(bench.gpu) as spent:
-        urls, name = _urls(path, rows)
+        urls, name = _urls(path, wanted)
         matrix = weighted_rows(urls, threads=os.cpu_count() or 1)
     n = matrix.shape[0]
     columns = matrix.nnz / max(n, 1)

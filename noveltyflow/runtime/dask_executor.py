@@ -70,7 +70,8 @@ class DaskExecutor:
         self._device_memory_limit = device_memory_limit
         self._owns_workers = owns_workers
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        self.n_threads = sum(worker["nthreads"] for worker in workers)
+        for_cpu = [worker for worker in workers if worker["resources"].get(RESOURCES["cpu"])]
+        self.n_threads = sum(worker["nthreads"] for worker in for_cpu or workers)
         self.memory_per_thread = min(
             usable_memory(worker["memory_limit"] or 1 << 40) // worker["nthreads"] for worker in workers
         )

@@ -47,10 +47,13 @@ class Load:
         """Whether it holds more than tasks may count on."""
         return self.paused or self.rss > USABLE_SHARE * self.limit
 
-    def room(self, held: int) -> int:
-        """Bytes for one thread's task; `held` are those of all the process holds that the task would replace."""
+    def room(self, held: int, tasks: int | None = None) -> int:
+        """Bytes for one task, of as many as there are threads unless `tasks` says how many there are at once.
+
+        `held` are those of all the process holds that the task would replace.
+        """
         own = int(USABLE_SHARE * self.limit) - self.rss + held
-        return max(0, min(own, self.host_free + held)) // self.threads
+        return max(0, min(own, self.host_free + held)) // (tasks or self.threads)
 
 
 def measured() -> Load | None:

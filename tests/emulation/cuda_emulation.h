@@ -35,6 +35,7 @@ alignas(16) unsigned char arena[256 * 1024];
 namespace emulation {
 
 const unsigned kWarp = 32;
+const unsigned char kNoise = 0xa5;
 const size_t kStack = 128 * 1024;
 enum State { kReady, kAtBlock, kAtWarp, kDone };
 
@@ -101,9 +102,9 @@ inline bool release_all() {
     return any;
 }
 
-inline void run_block() {
+inline void run_block(unsigned shared) {
     unsigned n = blockDim.x;
-    std::memset(arena, 0xa5, sizeof arena);
+    std::memset(arena, kNoise, sizeof arena);
     block_vote = 0;
     threads.resize(n);
     for (Thread& thread : threads) {
@@ -127,6 +128,12 @@ inline void run_block() {
     for (const Thread& thread : threads) {
         if (thread.state != kDone) {
             std::fprintf(stderr, "a thread waits at a barrier that others never meet\n");
+            std::abort();
+        }
+    }
+    for (size_t i = shared; i < sizeof arena; i++) {
+        if (arena[i] != kNoise) {
+            std::fprintf(stderr, "a thread wrote beyond the %u bytes of shared memory\n", shared);
             std::abort();
         }
     }
@@ -163,7 +170,8 @@ void call(void (*kernel)(Parameters...), void** arguments, std::index_sequence<N
 }
 
 template <auto kernel, class... Parameters>
-void launch(void (*)(Parameters...), unsigned blocks, unsigned block_threads, int thread_order, void** arguments) {
+void launch(void (*)(Parameters...), unsigned blocks, unsigned block_threads, unsigned shared, int thread_order,
+            void** arguments) {
     static void** given;
     given = arguments;
     gridDim = {blocks, 1, 1};
@@ -172,7 +180,7 @@ void launch(void (*)(Parameters...), unsigned blocks, unsigned block_threads, in
     body = [] { call(kernel, given, std::index_sequence_for<Parameters...>()); };
     for (unsigned block = 0; block < blocks; block++) {
         blockIdx = {block, 0, 0};
-        run_block();
+        run_block(shared);
     }
 }
 
@@ -187,8 +195,9 @@ inline float up(double value, double rest) {
 
 // Makes `emulate_NAME`, through which a kernel can be launched from outside.
 #define EMULATED(name)                                                                                  \
-    extern "C" void emulate_##name(unsigned blocks, unsigned threads, int order, void** arguments) {    \
-        emulation::launch<name>(name, blocks, threads, order, arguments);                               \
+    extern "C" void emulate_##name(unsigned blocks, unsigned threads, unsigned shared, int order,       \
+                                   void** arguments) {                                                  \
+        emulation::launch<name>(name, blocks, threads, shared, order, arguments);                       \
     }
 
 inline void __syncthreads() { emulation::wait(emulation::kAtBlock); }
@@ -223,7 +232,6 @@ template <class T> T atomicExch(T* target, T value) {
     return before;
 }
 inline void __threadfence() {}
-template <class T> T atomicSub(T* target, T value) { return atomicAdd(target, (T)(0 - value)); }
 
 inline float __fmul_ru(float a, float b) {
     double product = (double)a * (double)b;  // exact, but for underflow
@@ -238,7 +246,6 @@ inline float __fsqrt_ru(float a) {
     float root = (float)std::sqrt((double)a);
     return (double)root * (double)root < (double)a ? std::nextafter(root, INFINITY) : root;
 }
-inline unsigned __float2uint_ru(float a) { return (unsigned)std::ceil(a); }
 inline float __double2float_rn(double a) { return (float)a; }
 inline double __dmul_rn(double a, double b) { return a * b; }
 inline double __dadd_rn(double a, double b) { return a + b; }

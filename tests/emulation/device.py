@@ -5,18 +5,18 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import weakref
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from noveltyflow.similarity.kernels.device import SOURCES, STREAMS
+from noveltyflow.similarity.kernels.device import SOURCES
 
 HERE = Path(__file__).parent
-LEAST_SHARED_BYTES = 64 << 10
-"""What a block may have on any device of compute capability 7.0 or more."""
+LEAST_SHARED_BYTES = 48 << 10
+"""What a block may have on any device without asking for more."""
 
 
 def build(folder: Path) -> Path:
@@ -35,10 +35,11 @@ def build(folder: Path) -> Path:
 
 
 class LimitedNumpy:
-    """numpy, whose arrays cannot be larger than a limit."""
+    """numpy, whose arrays cannot be larger than a limit, and which knows how many bytes of them are alive."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
+        self.alive = self.peak = 0
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(np, name)
@@ -49,9 +50,18 @@ class LimitedNumpy:
             array = function(*args, **options)
             if array.nbytes > self.limit:
                 raise MemoryError(f"{array.nbytes} bytes")
-            return array.copy()
+            return self._counted(array.copy())
 
         return limited
+
+    def _counted(self, array: Any) -> Any:
+        self.alive += array.nbytes
+        self.peak = max(self.peak, self.alive)
+        weakref.finalize(array, self._gone, array.nbytes)
+        return array
+
+    def _gone(self, n_bytes: int) -> None:
+        self.alive -= n_bytes
 
 
 class EmulatedDevice:
@@ -97,7 +107,8 @@ class EmulatedDevice:
         values = [self._value(argument) for argument in arguments]
         addresses = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         function = getattr(self._library, f"emulate_{name}")
-        function(ctypes.c_uint(blocks), ctypes.c_uint(threads), ctypes.c_int(self._backwards), addresses)
+        sizes = (ctypes.c_uint(number) for number in (blocks, threads, shared))
+        function(*sizes, ctypes.c_int(self._backwards), addresses)
 
     @staticmethod
     def _value(argument: Any) -> Any:
@@ -105,10 +116,6 @@ class EmulatedDevice:
             assert argument.flags.c_contiguous
             return ctypes.c_void_p(argument.ctypes.data)
         return np.ctypeslib.as_ctypes_type(argument.dtype)(argument.item())
-
-    def stream(self, number: int) -> AbstractContextManager[None]:
-        assert 0 <= number < STREAMS
-        return nullcontext()
 
     def release(self) -> None:
         self.released += 1

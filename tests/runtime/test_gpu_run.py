@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -12,14 +13,18 @@ from helpers import some_urls
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.stages import indexed
+from noveltyflow.runtime.stages import indexed, tile
 from noveltyflow.similarity.kernels import registry
 from noveltyflow.similarity.kernels.base import DeviceKernel
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.gpu import GpuKernel
+from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore
 from noveltyflow.testing.runs import assert_same_content
+from noveltyflow.types import CsrMatrix
 
 SETTINGS = ScoringSettings(
     features=FeatureSettings(n_features=512), neighbors=NeighborSettings(n_neighbors=4)
@@ -65,9 +70,11 @@ def urls(tmp_path: Path) -> Path:
     return tmp_path / "urls.txt"
 
 
-def run(urls: Path, backend: str, executor: SerialExecutor) -> tuple[str, Notes]:
+def run(
+    urls: Path, backend: str, executor: SerialExecutor, settings: ScoringSettings = SETTINGS
+) -> tuple[str, Notes]:
     out, reporter = str(urls.with_name(f"{backend}.zarr")), Notes()
-    plan = plan_run([str(urls)], out, SETTINGS)
+    plan = plan_run([str(urls)], out, settings)
     execute(plan, executor, reporter, block_rows=30, backend=backend)
     return out, reporter
 
@@ -89,6 +96,28 @@ def test_indexed_spans_are_kept_as_far_as_there_is_room_for_a_tile_beside(
 ) -> None:
     _, reporter = run(urls, "gpu", WithDevice(device_bytes))
     assert reporter.kept == kept
+
+
+@pytest.mark.parametrize("longest", [4, 60])
+def test_several_blocks_are_read_at_a_time(
+    longest: int, device: EmulatedDevice, urls: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Few of the URLs are as long as the longer n-grams, so that most blocks hold no entry at all.
+    features = FeatureSettings(n_features=512, ngram_range=(longest, longest))
+    settings = SETTINGS.model_copy(update={"features": features})
+    at_once: list[int] = []
+
+    def watched(store: RunStore, span: Sequence[Block], features: FeatureSettings, number: int) -> CsrMatrix:
+        at_once.append(number)
+        return load_span(store, span, features, number)
+
+    expected, _ = run(urls, "cpu", SerialExecutor(), settings)
+    load_span = tile.load_span
+    monkeypatch.setattr(tile, "load_span", watched)
+    monkeypatch.setattr(tile, "measured", lambda: Load(0, 1 << 34, 4, paused=False, host_free=1 << 40))
+    found, _ = run(urls, "gpu", WithDevice(1 << 30), settings)
+    assert_same_content(found, expected)
+    assert max(at_once) == 4
 
 
 def test_a_device_too_small_for_one_row_ends_the_run(device: EmulatedDevice, urls: Path) -> None:

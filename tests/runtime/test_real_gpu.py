@@ -31,7 +31,7 @@ pytestmark = [
 BLOCK_ROWS = 250
 OPTIONS = {
     "as it is": [],
-    "little device memory": ["--device-memory-limit", "200MiB"],
+    "little device memory": ["--device-memory-limit", "20MiB"],
     "a pool of RMM": ["--rmm-pool-size", "2GiB"],
 }
 WORKERS = {

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import logging
 from pathlib import Path
 
@@ -238,24 +237,33 @@ def test_folded_products_are_upper_bounds(device):
         assert ((bounds > 0) | (exact.toarray() == 0)).all(), shape
 
 
-def test_memory_is_foreseen(device):
+@all_sizes
+def test_memory_is_foreseen(sizes, library):
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(11), 300, 100))
-    shape = BlockShape.of(X)
-    for sizes in SIZES.values():
-        kernel = GpuKernel(sizes, device)
-        assert kernel.prepare(X).nbytes <= kernel.device_bytes_needed(shape, shape, 5)
+    shape, device = BlockShape.of(X), EmulatedDevice(library)
+    kernel = GpuKernel(sizes, device)
+    foreseen = kernel.device_bytes_needed(shape, shape, 5)
+    prepared = kernel.prepare(X)
+    assert prepared.nbytes <= device.xp.peak
+    kernel.compute(X, prepared, TopK.empty(300, 5), queries_start=0, candidates_start=0)
+    assert foreseen / 4 < device.xp.peak <= foreseen
 
 
-@pytest.mark.parametrize("threads", [64, 256, 512])
-def test_the_host_asks_for_the_shared_memory_that_kernels_use(library, threads):
-    used = library.emulated_search_bytes(ctypes.c_uint(threads), ctypes.c_int(device_rows.STAGED_ENTRIES))
-    assert used == device_rows.search_shared_bytes(threads)
+def test_kernels_keep_to_their_shared_memory(library):
+    X = unit_rows(SHAPES["short and long"](np.random.default_rng(14), 30, 2500))
+    assert np.diff(X.indptr).max() > device_rows.STAGED_ENTRIES > np.diff(X.indptr).min()
+    # With as many threads as on a device; the emulation looks at what lies beyond.
+    found = on_gpu(X, X, 3, None, EmulatedDevice(library, threads=1 << 10))
+    assert_identical(found, on_cpu(X, X, 3))
 
 
-@pytest.mark.parametrize("options", [{"n_buckets": 12}, {"n_buckets": 1 << 14}, {"candidate_rows": 12}])
-def test_impossible_buckets_are_refused(options):
-    with pytest.raises(ValueError, match="multiple of 8"):
-        Folded(**options)
+@pytest.mark.parametrize(
+    "sizes",
+    [{"n_buckets": 12}, {"n_buckets": 1 << 14}, {"candidate_rows": 12}, {"query_rows": 0}, {"segments": -1}],
+)
+def test_impossible_sizes_are_refused(sizes):
+    with pytest.raises(ValueError, match=f"{next(iter(sizes))} must be"):
+        Folded(**sizes)
 
 
 @pytest.mark.parametrize("architecture", ["sm_70", "sm_80", "sm_90"])

@@ -329,7 +329,10 @@ class _Work:
 
     def _room(self) -> int:
         load = measured()
-        return self._job.allowed - TASK_BYTES if load is None else load.room(self._held())
+        if load is None:
+            return self._job.allowed - TASK_BYTES
+        # A worker computes one tile at a time on its device, however many threads it has.
+        return load.room(self._held(), 1 if isinstance(self._kernel, DeviceKernel) else None)
 
     def _read_at_once(self, span: range) -> int:
         """Blocks of a span that are read at a time: where a device computes, the worker's other threads are idle."""
@@ -338,7 +341,7 @@ class _Work:
             return 1
         shape, largest_block = self._span_shape(span)
         left = self._room() - tile_memory(self._kernel, self._strip, shape, largest_block, self._k)
-        return 1 + max(0, min(load.threads - 1, left // (_READING_BYTES * largest_block)))
+        return 1 + max(0, min(load.threads - 1, left // max(1, _READING_BYTES * largest_block)))
 
     def _make_room(self, span: range) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""

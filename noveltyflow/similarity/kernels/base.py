@@ -36,7 +36,10 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class TileStats:
-    """Work that a tile took; counts that do not depend on the machine. They add up with `+`.
+    """Work that a tile took, in counts. They add up with `+`.
+
+    They do not depend on the machine, but on a GPU, where chance decides what is scored first, candidates and
+    verified pairs vary a little.
 
     Attributes
     ----------

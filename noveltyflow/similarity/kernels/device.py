@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 DeviceArray = Any
 """An array of the device, with numpy's interface."""
@@ -17,10 +16,7 @@ SOURCES = Path(__file__).parent / "cuda"
 KERNELS = ("fold_rows", "scan_folded", "score_put_off")
 """Names of the kernels in the source."""
 COMPILER_OPTIONS = ("-std=c++17",)
-_UNASKED_SHARED_BYTES = 48 << 10
 _MEMORY_SHARE = 0.9
-STREAMS = 2
-"""So many groups of query rows are searched for at a time: one is scanned while another is multiplied."""
 _NO_REDUCED_PRECISION = 16
 """cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
 
@@ -39,12 +35,9 @@ class Device(Protocol):
         """Product of matrices of float16, summed in float32, rounded once to float16."""
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
-        """Run one of `KERNELS`; arguments are arrays of the device and numpy scalars."""
+        """Run one of `KERNELS` with at most 48 KiB of shared memory, which every device has.
 
-    def stream(self, number: int) -> AbstractContextManager[object]:
-        """What is begun inside runs in order, after all that was begun before, but beside other streams.
-
-        There are `STREAMS` of them, numbered from 0.
+        Arguments are arrays of the device and numpy scalars.
         """
 
     def release(self) -> None:
@@ -64,7 +57,6 @@ class CupyDevice:
         import cupy
 
         self.xp = cupy
-        self._streams = [cupy.cuda.Stream() for _ in range(STREAMS)]
         module = cupy.RawModule(code=source(), options=COMPILER_OPTIONS)
         self._kernels = {name: module.get_function(name) for name in KERNELS}
 
@@ -85,20 +77,12 @@ class CupyDevice:
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
         """See `Device.launch`."""
-        kernel = self._kernels[name]
-        if shared > _UNASKED_SHARED_BYTES:
-            kernel.max_dynamic_shared_size_bytes = shared
-        kernel((blocks,), (threads,), tuple(arguments), shared_mem=shared)
-
-    def stream(self, number: int) -> AbstractContextManager[object]:
-        """See `Device.stream`."""
-        stream = self._streams[number]
-        stream.wait_event(self.xp.cuda.get_current_stream().record())
-        return cast(AbstractContextManager[object], stream)
+        self._kernels[name]((blocks,), (threads,), tuple(arguments), shared_mem=shared)
 
     def release(self) -> None:
-        """See `Device.release`."""
+        """See `Device.release`; copies on their way to the device were kept in memory of the host."""
         self.xp.get_default_memory_pool().free_all_blocks()
+        self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
     def memory(self) -> int:
         """See `Device.memory`; where no limit was set, a tenth is left to others."""

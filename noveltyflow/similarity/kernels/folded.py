@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape
-from noveltyflow.similarity.kernels.device import STREAMS, Device, DeviceArray
+from noveltyflow.similarity.kernels.device import Device, DeviceArray
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, search_shared_bytes
 from noveltyflow.similarity.tiles import Block, split_rows, strip
 
@@ -93,6 +93,11 @@ class Folded:
                 f"candidate_rows must be a multiple of {_ALIGNED_ROWS}, not {self.candidate_rows}"
             )
 
+        if self.query_rows < 1:
+            raise ValueError(f"query_rows must be at least 1, not {self.query_rows}")
+        if self.segments < 0:
+            raise ValueError(f"segments must be at least 0, not {self.segments}")
+
     def prepare(self, device: Device, rows: DeviceRows, start: int) -> FoldedPart:
         """Choose the buckets and fold the candidates."""
         buckets = self._choose_buckets(device, rows)
@@ -168,6 +173,6 @@ class Folded:
         candidate_rows = min(self.candidate_rows, candidates.rows) + _ALIGNED_ROWS
         # Absolute weights, also as float64; masses, their order, sorting space, ranks and buckets.
         choosing = 12 * candidates.nonzeros + 40 * candidates.features
-        folded = 2 * width * (candidates.rows + STREAMS * query_rows + _ALIGNED_ROWS)
+        folded = 2 * width * (candidates.rows + query_rows + _ALIGNED_ROWS)
         each = query_rows * (2 * candidate_rows + 4 * _SEGMENT_ENTRIES * self.segments + 4)
-        return folded + choosing + STREAMS * each
+        return folded + choosing + each

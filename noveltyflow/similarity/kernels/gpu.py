@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeVar
@@ -13,10 +12,10 @@ import numpy as np
 
 from noveltyflow.errors import ResourceError
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
-from noveltyflow.similarity.kernels.device import STREAMS, Device, cuda_device, has_cuda
+from noveltyflow.similarity.kernels.device import Device, cuda_device, has_cuda
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, rows_bytes
 from noveltyflow.similarity.kernels.folded import Folded, FoldedPart
-from noveltyflow.similarity.tiles import Block, split_rows
+from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
@@ -68,12 +67,13 @@ class GpuKernel:
         return self._chosen_device is not None or has_cuda()
 
     def prepare_bytes(self, candidates: BlockShape) -> int:
-        """Return the bytes of host memory: row starts as int64."""
-        return 8 * (candidates.rows + 1)
+        """Return the bytes of host memory: row starts as int64, and what CuPy copies on its way to the device."""
+        return 8 * (candidates.rows + 1) + 8 * candidates.nonzeros
 
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
-        """Return the bytes of host memory: the result, its copy, and row starts as int64."""
-        return 2 * 12 * n_neighbors * queries.rows + 8 * (queries.rows + candidates.rows + 2)
+        """Return the bytes of host memory: the result, its copy, and what `prepare_bytes` says of both sides."""
+        uploaded = self.prepare_bytes(queries) + self.prepare_bytes(candidates)
+        return 2 * 12 * n_neighbors * queries.rows + uploaded
 
     def device_bytes_needed(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return an upper bound of the device memory of a tile that is not halved."""
@@ -146,47 +146,43 @@ class GpuKernel:
         whole: Callable[[], _Result],
         halves: Callable[[int], _Result],
     ) -> _Result:
-        """Do `whole()`; if the device's memory is too small for it, let go of what can be and do `halves`."""
-        device = self._device
+        """Do `whole()`; if the device's memory is too small for it, let go of what can be, try again, do `halves`."""
         try:
             return whole()
-        except MemoryError as error:  # CuPy's own error is one, and so is that of an RMM pool
+        except MemoryError:  # CuPy's own error is one, and so is that of an RMM pool
+            pass
+        # Here and not in the handler, where the traceback would keep the arrays alive.
+        self._let_go()
+        try:
+            return whole()
+        except MemoryError as error:
             if rows == 1:
                 raise ResourceError(
                     f"the device's memory is too small for a single row of {what} beside what it already "
                     f"holds: {error}; lower --block-rows, or leave out the other users of the device"
                 ) from error
             logger.warning("out of device memory: %d %s are halved", rows, what)
-        # Here and not in the handler, where the traceback would keep the arrays alive.
-        self._uploaded = None
-        device.release()
+        self._let_go()
         return halves(rows // 2)
+
+    def _let_go(self) -> None:
+        """Free the query rows, and memory that the device's pool keeps and cannot use for another purpose."""
+        self._uploaded = None
+        self._device.release()
 
     def _search(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
         rows = self._upload(queries)
-        products = 0
-        begun: deque[tuple[Block, DeviceSearch]] = deque()
-        scored: list[int] = []
+        scored = products = 0
         for group in split_rows(rows.n_rows, self._folded.query_rows):
-            if len(begun) == STREAMS:
-                scored.append(self._finish(*begun.popleft(), found))
-            with self._device.stream(group.index % STREAMS):
-                known = found.rows(group.start, group.stop)
-                search = self._begin(rows.part(group.start, group.stop), known, tile, start + group.start)
-                for part in tile.candidates.parts:
-                    products += self._folded.search(self._device, part, search, tile.candidates_start)
-            begun.append((group, search))
-        scored += [self._finish(group, search, found) for group, search in begun]
-        return sum(scored), products
-
-    def _finish(self, group: Block, search: DeviceSearch, found: TopK) -> int:
-        """Wait for a group, and write what it found; the pairs that were scored for it."""
-        with self._device.stream(group.index % STREAMS):
-            known, scored = search.known(self._device), self._device.to_host(search.scored)
-        target = found.rows(group.start, group.stop)
-        target.similarities[:] = known.similarities
-        target.indices[:] = known.indices
-        return int(scored[0])
+            target = found.rows(group.start, group.stop)
+            search = self._begin(rows.part(group.start, group.stop), target, tile, start + group.start)
+            for part in tile.candidates.parts:
+                products += self._folded.search(self._device, part, search, tile.candidates_start)
+            known = search.known(self._device)
+            target.similarities[:] = known.similarities
+            target.indices[:] = known.indices
+            scored += int(self._device.to_host(search.scored)[0])
+        return scored, products
 
     def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
         xp, first = self._device.xp, tile.queries_start + start

@@ -71,14 +71,7 @@ __device__ inline int lane_of_thread() { return threadIdx.x % WARP; }
 // Candidates that one step of a scan may add, beyond those that make the buffer count as full.
 __device__ inline int buffer_capacity() { return blockDim.x * BOUNDS_PER_THREAD + SPARE_CANDIDATES; }
 
-// Bytes of shared memory that `begin_search` takes; the host computes the same.
-__device__ inline u8* after_search(int staged) {
-    int both = 8 * buffer_capacity();
-    int histogram = 4 * HISTOGRAM_BINS;
-    return arena + sizeof(Progress) + 16 * staged + (both > histogram ? both : histogram);
-}
-
-// Stages row `row` in shared memory if it has at most `staged` entries. `staged` is a power of two, at least 4.
+// Lays out shared memory as `search_shared_bytes` of the host counts it, and stages row `row` there if it has at most `staged` entries. `staged` is a power of two, at least 4.
 __device__ inline Search begin_search(i64 row, Rows queries, Rows others, i64 others_start, i64 self_offset,
                                       float* similarities, i64* neighbors, int k, int staged) {
     i64 first = queries.indptr[row];
@@ -254,6 +247,7 @@ __device__ inline void acquire(int* lock) {
     for (bool held = false; !__any_sync(ALL_LANES, held);) {
         if (lane_of_thread() == 0) held = atomicCAS(lock, 0, 1) == 0;
     }
+    __syncwarp();
     __threadfence();
 }
 
