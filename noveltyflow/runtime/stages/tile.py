@@ -152,10 +152,10 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
         strips = assignment.strips
         for strip, following in zip(strips, [*strips[1:], None], strict=True):
             begun = time.monotonic()
-            queries, state = reader.take(ahead) if ahead else work.load(strip)
+            queries, state = reader.take(ahead) if ahead else work.load(strip, span, prepared)
             # Nobody needs a strip that is read for a tile which will not be begun.
             wanted = following and begun + lasted < started + seconds
-            ahead = reader.begin(work.load, following) if wanted else None
+            ahead = reader.begin(work.load, following, span, prepared) if wanted else None
             if left := int(np.count_nonzero(~state.done[span.start : span.stop])):
                 state = work.compute(strip, queries, state, span, prepared)
                 writer.begin(store_state, job.store, strip, state)
@@ -248,15 +248,21 @@ class _Work:
 
     def try_out(self, span: range, strip: Block) -> None:
         """Let some rows search a span, so that whatever a worker loads or compiles for it is there."""
-        prepared, (queries, state) = self.indexed(span), self.load(strip)
+        prepared = self.indexed(span)
+        queries, state = self.load(strip, span, prepared)
         some = Block(strip.index, 0, min(_TRIED_ROWS, strip.n_rows))
         self._search(strip, rows_of(queries, some), state.best.rows(some.start, some.stop), span, prepared)
 
-    def load(self, strip: Block) -> tuple[CsrMatrix, StripState]:
-        """Weights of a strip, and how far it came."""
+    def load(self, strip: Block, span: range, prepared: PreparedBlock) -> tuple[CsrMatrix, StripState]:
+        """Weights of a strip, which are there already if it is part of the span, and how far it came."""
         store = self._job.store
         state = load_state(store, strip) or StripState.begin(strip, len(self._blocks), self._k)
-        return load_weighted(store, strip, self._job.settings.features), state
+        queries, first = None, self._blocks[span.start].start
+        if strip.index in span:
+            queries = prepared.rows(strip.start - first, strip.stop - first)
+        if queries is None:
+            queries = load_weighted(store, strip, self._job.settings.features)
+        return queries, state
 
     def compute(
         self, strip: Block, queries: CsrMatrix, state: StripState, span: range, prepared: PreparedBlock

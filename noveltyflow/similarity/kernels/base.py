@@ -75,6 +75,10 @@ class PreparedBlock(Protocol):
         """Bytes held, the block's own included where it is kept."""
         ...
 
+    def rows(self, start: int, stop: int) -> CsrMatrix | None:
+        """Rows of the block it was made from, without a copy; None where the block is not kept."""
+        ...
+
 
 class TileKernel(Protocol):
     """Computes tiles on one kind of processor.

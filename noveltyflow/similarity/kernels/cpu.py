@@ -60,6 +60,10 @@ class CpuPrepared:
         lists = self.lists.nbytes if self.lists is not None else 0
         return int(block + lists + sum(part.nbytes for part in self.parts or ()))
 
+    def rows(self, start: int, stop: int) -> CsrMatrix:
+        """See `PreparedBlock.rows`."""
+        return rows_of(self.block, Block(0, start, stop))
+
 
 @dataclass(frozen=True)
 class CpuKernel:

@@ -37,6 +37,10 @@ class GpuPrepared:
         """Bytes of device memory; none is held on the host."""
         return sum(part.nbytes for part in self.parts)
 
+    def rows(self, start: int, stop: int) -> None:  # noqa: ARG002 - they are on the device
+        """See `PreparedBlock.rows`."""
+        return
+
 
 class GpuKernel:
     """Exact tiles on the CUDA device of this process.
