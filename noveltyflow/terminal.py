@@ -155,7 +155,7 @@ def print_info(facts: dict[str, Any]) -> None:
     }
     for name, value in facts.items():
         if name not in ("settings", "inputs", "memory_peaks"):
-            sys.stdout.write(f"{name:>16}  {printable(shown.get(name, _fact)(value))}\n")
+            sys.stdout.write(f"{printable(name):>16}  {printable(shown.get(name, _fact)(value))}\n")
     if facts.get("memory_peaks"):
         print_peaks(facts["memory_peaks"])
 

@@ -64,7 +64,11 @@ def test_the_configuration_takes_effect(client: Client) -> None:
         manager = dask_worker.memory_manager
         return manager.memory_target_fraction, manager.memory_spill_fraction, manager.memory_pause_fraction
 
+    def pages() -> str | None:
+        return os.environ.get("GLIBC_TUNABLES")
+
     assert client.run_on_scheduler(failures) == 10
+    assert set(client.run(pages).values()) == {"glibc.malloc.hugetlb=1"}
     assert set(client.run(fractions).values()) == {(0.6, 0.7, 0.8)}
 
 

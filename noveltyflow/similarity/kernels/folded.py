@@ -67,7 +67,7 @@ class _PutOff:
 
 @dataclass(frozen=True)
 class Folded:
-    """The method.
+    """How bounds are made, and how much at a time; nothing of it changes the result.
 
     Attributes
     ----------
