@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
+from noveltyflow.inert import printable
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import given_settings, run_command, setting_options
 
@@ -187,7 +188,9 @@ _form = click.option(
     help="How they are printed.",
 )
 _defuse = click.option(
-    "--defuse/--no-defuse", default=True, help="Put ' before CSV cells a spreadsheet would run. [default: on]"
+    "--defuse/--no-defuse",
+    default=True,
+    help="Put ' before CSV cells a spreadsheet would run, and escape what is not printable. [default: on]",
 )
 
 
@@ -323,7 +326,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
 
     Exit status 1 when anything is wrong. The result is stored in RUN, and shown by `noveltyflow info`.
     """
-    from noveltyflow.terminal import TerminalReporter, audited, printable
+    from noveltyflow.terminal import TerminalReporter, audited
     from noveltyflow.verify import verify as audit_run
 
     total = len(_open(path))
@@ -353,8 +356,6 @@ class _InertFormatter(logging.Formatter):
     """Lines that cannot steer a terminal, whatever names, URLs and tracebacks hold."""
 
     def format(self, record: logging.LogRecord) -> str:
-        from noveltyflow.terminal import printable
-
         return "\n".join(map(printable, super().format(record).split("\n")))
 
 
@@ -380,8 +381,6 @@ def main() -> None:
 
 
 def _fail(error: Exception, code: int, before: str = "", after: str = "") -> None:
-    from noveltyflow.terminal import printable
-
     log.debug("traceback", exc_info=error)
     lines = (printable(line) for line in f"{before}{error}{after}".splitlines())
     click.echo("noveltyflow: " + "\n".join(lines), err=True)

@@ -16,6 +16,7 @@ import pandas as pd
 
 from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.errors import SettingsError
+from noveltyflow.inert import defused
 from noveltyflow.run import DEFAULT_SCORE, Run
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import NO_NEIGHBOR
@@ -25,7 +26,6 @@ from noveltyflow.types import AnyArray, Float32Array, Int64Array
 SUFFIXES = (".csv", ".csv.gz", ".jsonl", ".parquet", ".npz")
 _TEXT_COLUMNS = ("url", "nearest_url", "source", "text")
 """Columns of rows and of rejects that hold text from inputs."""
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 def export(
@@ -48,7 +48,8 @@ def export(
     score
         What `novelty` and `percentile` are computed from.
     defuse
-        Put `'` before CSV cells that a spreadsheet would run as a formula (first character `=`, `+`, `-`, `@`).
+        Make CSV cells inert: `'` before what a spreadsheet would run as a formula (first character `=`, `+`, `-`,
+        `@`), and escapes for what is not printable.
     progress
         Called with the number of rows just written, if given.
 
@@ -111,7 +112,7 @@ def _csv_into(file: IO[str], frames: Iterator[pd.DataFrame], defuse: bool) -> No
 
 
 def table_to_csv(frame: pd.DataFrame, file: IO[str], *, defuse: bool, header: bool = True) -> None:
-    """Append a table to a text file as CSV, formulas defused unless told otherwise."""
+    """Append a table to a text file as CSV, its text defused or as it is."""
     if defuse:
         text = [name for name in _TEXT_COLUMNS if name in frame]
         frame = frame.assign(**{name: frame[name].map(defused, na_action="ignore") for name in text})
@@ -119,11 +120,6 @@ def table_to_csv(frame: pd.DataFrame, file: IO[str], *, defuse: bool, header: bo
         frame.replace({"nearest_similarity": {-np.inf: np.nan}}) if "nearest_similarity" in frame else frame
     )
     frame.to_csv(file, index=False, header=header, lineterminator="\n")
-
-
-def defused(cell: str) -> str:
-    """The cell, with `'` before it when a spreadsheet would run it."""
-    return f"'{cell}" if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def _write_jsonl(frames: Iterator[pd.DataFrame], path: str, _defuse: bool) -> None:

@@ -14,14 +14,9 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
+from noveltyflow.inert import printable
+
 _WIDE = 10_000
-
-
-def printable(text: str) -> str:
-    """The text with every control, formatting and undecodable character escaped, so that it stays inert."""
-    return "".join(
-        c if c.isprintable() else c.encode("unicode_escape", "backslashreplace").decode() for c in text
-    )
 
 
 def duration(seconds: float) -> str:

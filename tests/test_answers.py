@@ -23,7 +23,8 @@ import noveltyflow
 from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.config import FeatureSettings, InputSettings, ScoringSettings, UrlSettings
 from noveltyflow.errors import NoveltyflowError
-from noveltyflow.export import defused, export, table_to_csv
+from noveltyflow.export import export, table_to_csv
+from noveltyflow.inert import defused
 from noveltyflow.options import run_command
 from noveltyflow.run import Run
 
@@ -242,11 +243,12 @@ def test_bad_export_is_refused(cli: Cli, small_run: str, name: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\tx"])
-def test_cells_that_a_spreadsheet_would_run_are_defused(cell: str) -> None:
-    assert defused(cell) == f"'{cell}"
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\t=1", "a\x1b[2J\u202e"])
+def test_cells_that_a_spreadsheet_or_terminal_would_obey_are_defused(cell: str) -> None:
+    inert = {"\t": "\\t=1", "a": "a\\x1b[2J\\u202e"}.get(cell[0], f"'{cell}")
+    assert defused(cell) == inert
     frame = pd.DataFrame({"url": [cell], "nearest_url": [None]})
-    for defuse, expected in ((True, f"'{cell}"), (False, cell)):
+    for defuse, expected in ((True, inert), (False, cell)):
         out = io.StringIO(newline="")
         table_to_csv(frame, out, defuse=defuse)
         assert next(csv.DictReader(io.StringIO(out.getvalue(), newline="")))["url"] == expected

@@ -16,7 +16,7 @@ from noveltyflow import open_run
 
 PACKAGE = ROOT / "noveltyflow"
 LAYERS = [
-    {"errors", "types", "config"},
+    {"errors", "types", "config", "inert"},
     {"workflow"},
     {"urls", "features", "similarity", "scores"},
     {"store"},

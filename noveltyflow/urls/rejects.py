@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+from noveltyflow.inert import printable
+
 Reason: TypeAlias = Literal[
     "encoding",
     "control-character",
@@ -70,15 +72,8 @@ def make_reject(ordinal: int, line: int, reason: Reason, raw: str | bytes) -> Re
 
 
 def safe_text(raw: str | bytes) -> str:
-    r"""At most `MAX_TEXT` printable characters of `raw`.
-
-    Undecodable bytes, control and format characters, lone surrogates and every space but U+0020 appear as
-    Python's backslash escapes (`\xff`, `\n`, `\u202e`), so the text cannot steer a terminal.
-    """
+    """At most `MAX_TEXT` characters of `raw`, undecodable bytes and what is not `printable` escaped."""
     if isinstance(raw, bytes):
         # A character of UTF-8 takes at most four bytes.
         raw = raw[: 4 * MAX_TEXT].decode("utf-8", "backslashreplace")
-    head = raw[:MAX_TEXT]
-    if not head.isprintable():
-        head = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in head)
-    return head[:MAX_TEXT]
+    return printable(raw[:MAX_TEXT])[:MAX_TEXT]

@@ -14,7 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noveltyflow
-from noveltyflow.terminal import duration, printable
+from noveltyflow.inert import printable
+from noveltyflow.terminal import duration
 
 
 def in_terminal(*args: object, **env: str) -> tuple[int, str]:

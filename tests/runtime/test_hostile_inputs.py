@@ -96,6 +96,29 @@ def test_a_long_value_in_a_dictionary_is_cut_once(tmp_path: Path) -> None:
     assert found.n_records == 8_192
 
 
+def test_a_small_file_that_says_a_long_value_again_and_again(tmp_path: Path) -> None:
+    """In a dictionary, which no schema tells of; written out, each of these columns would be 160 GiB."""
+    long = "x" * (20 << 20)
+    for name, url, time in (
+        ("small", "http://b/", "2020-01-01"),
+        ("urls", long, "2020-01-01"),
+        ("times", "http://b/", long),
+    ):
+        numbers = pa.array([0] * 9_000 + [None, 1], pa.int32())
+        columns = [pa.DictionaryArray.from_arrays(numbers, pa.array([it, "0"])) for it in (url, time)]
+        path = tmp_path / f"{name}.parquet"
+        pq.write_table(pa.table(columns, ["url", "time"]), path, compression="zstd", store_schema=False)
+        assert path.stat().st_size < 10_000
+    paths = [tmp_path / f"{name}.parquet" for name in ("small", "urls", "times")]
+    read = READ.replace("max_ratio=10_000", "time_column='time', max_ratio=100_000")
+    done = subprocess.run([sys.executable, "-c", read, *paths], capture_output=True, check=True)
+    taken, records, rejects = zip(*map(json.loads, done.stdout.splitlines()), strict=True)
+    assert records == (9_002, 9_002)
+    assert [len(found) for found in rejects] == [9_000, 9_000]
+    assert {reason for found in rejects for _, _, reason in found} == {"too-long", "bad-time"}
+    assert max(taken) < 192 << 20
+
+
 def test_an_endless_line_is_counted_and_stored(tmp_path: Path) -> None:
     compute(long_line(tmp_path, LONG, packed=False), tmp_path / "run.zarr")
     run = open_run(str(tmp_path / "run.zarr"))

@@ -56,10 +56,9 @@ SHAPES = {
 def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Path) -> None:
     lines, settings, block_rows = SHAPES[shape]
     (tmp_path / "urls.txt").write_text("\n".join(lines))
-    script = [sys.executable, ROOT / "tests/runtime/measure_tasks.py", tmp_path / "urls.txt"]
-    done = subprocess.run(
-        [*script, settings.model_dump_json(), str(block_rows)], capture_output=True, check=False
-    )
+    script = [sys.executable, ROOT / "benchmarks/task_memory.py", tmp_path / "urls.txt"]
+    options = ["--settings", settings.model_dump_json(), "--block-rows", str(block_rows)]
+    done = subprocess.run([*script, *options], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr.decode()
     figures: dict[str, list[int]] = json.loads(done.stdout)
     assert {name for name in figures if "blocks" not in name} == STAGE_OF.keys()

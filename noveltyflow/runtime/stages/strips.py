@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from zipfile import BadZipFile
 
@@ -14,7 +14,8 @@ from noveltyflow.similarity.kernels.base import TileStats
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.store import RunStore
-from noveltyflow.types import BoolArray
+from noveltyflow.store.blocks import blocks_of
+from noveltyflow.types import AnyArray, BoolArray
 
 _DAMAGE = (EOFError, ValueError, KeyError, TypeError, BadZipFile)
 """What reading a checkpoint raises that is not what was written."""
@@ -60,7 +61,7 @@ def load_state(store: RunStore, strip: Block) -> StripState | None:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as saved:
             best = TopK(saved["similarities"], saved["indices"])
-            return StripState(saved["done"], best, TileStats(*saved["stats"].tolist()))
+            return StripState(_tiles(saved, len(blocks_of(store))), best, TileStats(*saved["stats"].tolist()))
     except _DAMAGE as error:
         _warn(store, strip, error)
         return None
@@ -82,21 +83,28 @@ def store_state(store: RunStore, strip: Block, state: StripState) -> None:
 def done_tiles(store: RunStore, strips: Sequence[Block]) -> Iterator[tuple[Block, BoolArray]]:
     """Which tiles of each strip are stored, for those that have a checkpoint, of which nothing else is read."""
     names = {f"strips/{name}" for name in store.scratch.names("strips")}
+    n_blocks = len(blocks_of(store))
     for strip in strips:
-        if _name(strip) in names and (done := _stored_tiles(store, strip)) is not None:
+        if _name(strip) in names and (done := _stored_tiles(store, strip, n_blocks)) is not None:
             yield strip, done
 
 
-def _stored_tiles(store: RunStore, strip: Block) -> BoolArray | None:
+def _stored_tiles(store: RunStore, strip: Block, n_blocks: int) -> BoolArray | None:
     try:
         with store.scratch.open(_name(strip)) as file, np.load(file, allow_pickle=False) as saved:
-            done: BoolArray = saved["done"]
-            return done
+            return _tiles(saved, n_blocks)
     except FileNotFoundError:
         return None  # the run was completed meanwhile
     except _DAMAGE as error:
         _warn(store, strip, error)
         return None
+
+
+def _tiles(saved: Mapping[str, AnyArray], n_blocks: int) -> BoolArray:
+    done = saved["done"]
+    if done.dtype != np.bool_ or done.shape != (n_blocks,):
+        raise ValueError(f"tiles of {done.shape} blocks, not {n_blocks}")
+    return done
 
 
 def _warn(store: RunStore, strip: Block, error: Exception) -> None:

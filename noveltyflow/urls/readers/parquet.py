@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, TypeVar
 
 from noveltyflow.config import InputSettings
 from noveltyflow.errors import InputError
@@ -15,16 +15,28 @@ from noveltyflow.urls.readers.times import MAX_TIME, MIN_TIME, parse_time
 from noveltyflow.urls.rejects import Reason
 from noveltyflow.urls.streams import check_ratio
 
+T = TypeVar("T")
+
+_BATCH_ROWS = 8192
+"""Few rows at a time: each may hold a text of any length until it has been looked at."""
+_MOST_REPEATED = 64 << 20
+"""Bytes of a column that a batch may say again and again, because a dictionary holds them once."""
+
 
 @contextmanager
-def opened_parquet(raw: BinaryIO, source: str) -> Iterator[Any]:
-    """Open a `pyarrow.parquet.ParquetFile` whose errors, here and in the block, become `InputError`."""
+def opened_parquet(raw: BinaryIO, source: str, dictionaries: Sequence[str] = ()) -> Iterator[Any]:
+    """Open a `pyarrow.parquet.ParquetFile` whose errors, here and in the block, become `InputError`.
+
+    Text columns among `dictionaries` are read as numbers of values, and these as often as they stand in the file.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
         # A buffered column is read as it is needed; by default a whole column chunk is held.
-        with pq.ParquetFile(raw, pre_buffer=False, buffer_size=BLOCK_BYTES) as file:
+        with pq.ParquetFile(
+            raw, read_dictionary=list(dictionaries), pre_buffer=False, buffer_size=BLOCK_BYTES
+        ) as file:
             yield file
     except (pa.ArrowException, OSError) as exc:
         detail = (str(exc).splitlines() or [type(exc).__name__])[0][:300]
@@ -84,18 +96,38 @@ def read_parquet(
     """Batches of rows of the row groups `[groups[0], groups[1])`; see `read_shard`."""
     columns = [settings.url_column] + ([settings.time_column] if settings.time_column else [])
     builder = BatchBuilder(batch_records, timed=settings.time_column is not None)
-    with opened_parquet(raw, source) as file:
-        last = file.metadata.num_row_groups if groups[1] is None else groups[1]
-        # Few rows at a time: each may hold a text of any length until it has been looked at.
-        parts = file.iter_batches(min(batch_records, 8192), list(range(groups[0], last)), columns)
-        for part in parts:
-            times = None if settings.time_column is None else _times(part.column(settings.time_column))
-            for i, value in enumerate(_texts(part.column(settings.url_column), settings.max_line_bytes)):
-                _add_row(builder, value, settings.max_line_bytes, times, i)
-                if builder.full:
-                    yield builder.take()
+    for part in _batches(raw, columns, min(batch_records, _BATCH_ROWS), source, groups):
+        times = None if settings.time_column is None else _times(part.column(settings.time_column))
+        for i, value in enumerate(_texts(part.column(settings.url_column), settings.max_line_bytes)):
+            _add_row(builder, value, settings.max_line_bytes, times, i)
+            if builder.full:
+                yield builder.take()
     if builder.n_records:
         yield builder.take()
+
+
+def _batches(
+    raw: BinaryIO, columns: Sequence[str], rows: int, source: str, groups: tuple[int, int | None]
+) -> Iterator[Any]:
+    """Arrow's record batches of some row groups, with columns as dictionaries where these hold long values."""
+    with opened_parquet(raw, source) as written_out, opened_parquet(raw, source, columns) as numbered:
+        last = numbered.metadata.num_row_groups if groups[1] is None else groups[1]
+        for group in range(groups[0], last):
+            head = next(numbered.iter_batches(1, [group], columns), None)
+            longest = max(map(_longest_value, head.columns if head is not None else ()), default=0)
+            # As a dictionary a column takes twice as long to read, and grows with its row group.
+            file = numbered if longest * rows > _MOST_REPEATED else written_out
+            yield from file.iter_batches(rows, [group], columns)
+
+
+def _longest_value(column: Any) -> int:
+    """Bytes of the longest value of a dictionary of texts; 0 for all other columns."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if not pa.types.is_dictionary(column.type) or not _is_text(column.type):
+        return 0
+    return int(pc.max(pc.binary_length(column.dictionary)).as_py() or 0)
 
 
 def _texts(column: Any, limit: int) -> list[str | bytes | None]:
@@ -104,9 +136,7 @@ def _texts(column: Any, limit: int) -> list[str | bytes | None]:
     import pyarrow.compute as pc
 
     if pa.types.is_dictionary(column.type):
-        # Each value once, however many rows have it.
-        values = _texts(column.dictionary, limit)
-        return [None if number is None else values[number] for number in column.indices.to_pylist()]
+        return _each_once(column, lambda values: _texts(values, limit))
     if (pc.max(pc.binary_length(column)).as_py() or 0) > limit:
         column = pc.binary_slice(column.cast(pa.large_binary()), 0, limit + 1)
     texts: list[str | bytes | None]
@@ -116,6 +146,13 @@ def _texts(column: Any, limit: int) -> list[str | bytes | None]:
         # Arrow does not check that a text column holds UTF-8.
         texts = column.cast(pa.large_binary()).to_pylist()
     return texts
+
+
+def _each_once(column: Any, convert: Callable[[Any], Sequence[T | None]]) -> list[T | None]:
+    """What `convert` makes of a dictionary's values, for every row; a value is converted once a batch."""
+    used = column.indices.drop_null().unique()
+    converted = dict(zip(used.to_pylist(), convert(column.dictionary.take(used)), strict=True))
+    return [converted.get(number) for number in column.indices.to_pylist()]
 
 
 def _add_row(
@@ -152,7 +189,7 @@ def _times(column: Any) -> list[int | None]:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        column = column.dictionary_decode()
+        return _each_once(column, _times)
     if pa.types.is_date(column.type):
         column = column.cast(pa.timestamp("us"))
     if not pa.types.is_timestamp(column.type):
