@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.similarity.kernels.pruned import lanes
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, lowest_bit
+from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, LANES, add_hits, known, lowest_bit
 from noveltyflow.similarity.kernels.pruned.query import _sort_ranks, make_scratch
 from noveltyflow.similarity.kernels.scoring import (
     enter_columns,
@@ -102,9 +103,19 @@ def test_a_sum_at_the_border_of_two_numbers_is_taken_in_order_of_columns(tiny, c
         assert table.score(columns, weights) == score_in_order(columns, ones, columns, weights)
 
 
-@numba.njit
-def known_64(codes, start, words):
-    return known(codes, start, words)
+@pytest.fixture(scope="module", params=["as this processor does", "without permutations"])
+def known_64(request):
+    """`known`, compiled here."""
+
+    @numba.njit
+    def function(codes, start, words):
+        return known(codes, start, words)
+
+    with pytest.MonkeyPatch.context() as patch:
+        if request.param == "without permutations":
+            patch.setattr(lanes, "_permuted", lanes._gathered)
+        function(np.zeros(LANES, np.uint16), 0, np.zeros(FILTER_BITS // 32, np.uint32))
+    return function
 
 
 @numba.njit
@@ -114,13 +125,13 @@ def lowest(bits):
 
 @settings(max_examples=50, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 5), st.sampled_from([0.0, 0.01, 0.5, 1.0]))
-def test_known_codes_are_those_whose_bit_is_set(seed, start, share):
+def test_known_codes_are_those_whose_bit_is_set(known_64, seed, start, share):
     rng = np.random.default_rng(seed)
     codes = rng.integers(1 << 16, size=start + LANES).astype(np.uint16)
-    is_set = rng.random(1 << 16) < share
+    is_set = rng.random(FILTER_BITS) < share
     words = np.packbits(is_set, bitorder="little").view(np.uint32)
     found = int(known_64(codes, start, words))
-    assert [bool(found >> lane & 1) for lane in range(LANES)] == is_set[codes[start:]].tolist()
+    assert [bool(found >> lane & 1) for lane in range(LANES)] == is_set[codes[start:] % FILTER_BITS].tolist()
 
 
 @given(st.integers(1, 2**64 - 1))

@@ -38,13 +38,19 @@ class Members(NamedTuple):
 
 
 class Query(NamedTuple):
-    """A query row: its columns and weights, its number among the block's rows or -1, and its best k."""
+    """A query row: its columns and weights, its number among the block's rows or -1, and its best k.
+
+    `row` is its number among all n query rows, whose best k are in `all_similarities` and `all_neighbors`, (n, k).
+    """
 
     columns: Int32Array
     weights: Float32Array
     own: int
     similarities: Float32Array
     neighbors: Int64Array
+    row: int
+    all_similarities: Float32Array
+    all_neighbors: Int64Array
 
 
 @uncounted
@@ -189,18 +195,44 @@ def _find(columns: Int32Array, column: int) -> int:
 
 
 @uncounted
-def insert_members(
-    similarity: np.float32,
-    row: int,
-    members: Members,
-    own: int,
-    similarities: Float32Array,
-    neighbors: Int64Array,
-) -> None:
-    """Insert all rows that are this distinct row; they are equally similar, and the first have precedence."""
-    for place in range(members.starts[row], members.starts[row + 1]):
-        number = members.first + members.rows[place]
-        if similarity < similarities[-1] or (similarity == similarities[-1] and number > neighbors[-1] >= 0):
+def is_known(row: int, members: Members, query: Query) -> bool:
+    """Whether a distinct row is the query and nothing else, or a single row that is among its best k already."""
+    start, end = members.starts[row], members.starts[row + 1]
+    if end - start > 1:
+        return False
+    number, found = members.first + members.rows[start], int(members.rows[start] == query.own)
+    for neighbor in query.neighbors:
+        found |= int(neighbor == number)
+    return found > 0
+
+
+@uncounted
+def insert_members(similarity: np.float32, row: int, members: Members, query: Query) -> None:
+    """Insert all rows that are this distinct row, and the query into the best k of its partner, if that comes later.
+
+    Members are equally similar, and the first have precedence. A partner that is many rows is not told.
+    """
+    start, end = members.starts[row], members.starts[row + 1]
+    if query.own >= 0 and end - start == 1:
+        partner = query.row + members.rows[start] - query.own
+        if query.row < partner < query.all_similarities.shape[0]:
+            _insert(
+                similarity,
+                members.first + query.own,
+                query.all_similarities[partner],
+                query.all_neighbors[partner],
+            )
+    for place in range(start, end):
+        if members.rows[place] != query.own and not _insert(
+            similarity, members.first + members.rows[place], query.similarities, query.neighbors
+        ):
             return
-        if members.rows[place] != own:
-            insert_neighbor(similarities, neighbors, similarity, number)
+
+
+@uncounted
+def _insert(similarity: np.float32, number: int, similarities: Float32Array, neighbors: Int64Array) -> bool:
+    """Insert a row into the best k of another; whether a later one that is equally similar could have a place too."""
+    if similarity < similarities[-1] or (similarity == similarities[-1] and number > neighbors[-1] >= 0):
+        return False
+    insert_neighbor(similarities, neighbors, similarity, number)
+    return True

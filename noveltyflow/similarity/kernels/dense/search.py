@@ -15,6 +15,7 @@ from noveltyflow.similarity.kernels.scoring import (
     Query,
     enter_columns,
     insert_members,
+    is_known,
     leave_columns,
     places_for,
     score,
@@ -126,7 +127,16 @@ def search_rows(
             for row in range(start, stop):
                 own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
                 entries = slice(indptr[row], indptr[row + 1])
-                query = Query(columns[entries], weights[entries], own, similarities[row], neighbors[row])
+                query = Query(
+                    columns[entries],
+                    weights[entries],
+                    own,
+                    similarities[row],
+                    neighbors[row],
+                    row,
+                    similarities,
+                    neighbors,
+                )
                 _answer(index, members, query, slab, row - start, batch)
     return batch.work[:3]
 
@@ -263,7 +273,7 @@ def _score_rows(
     index: DenseIndex, members: Members, query: Query, slab: int, number: int, found: int, batch: Batch
 ) -> None:
     rows, sums, scale = batch.sorted_rows, batch.sums, batch.scale[number]
-    similarities, neighbors = query.similarities, query.neighbors
+    similarities = query.similarities
     keys, values, left_out = batch.keys, batch.values, batch.left_out[: batch.work[3]]
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
     own_columns, own_weights = query.columns, query.weights
@@ -273,13 +283,14 @@ def _score_rows(
         row = rows[place]
         if sums[base + row] < _least_sum(similarities[-1], scale):
             continue
+        if is_known(first + row, members, query):
+            continue
         batch.work[2] += 1
         entries = slice(row_starts[first + row], row_ends[first + row])
         similarity = score(
             own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
         )
-        if similarity >= similarities[-1]:
-            insert_members(similarity, first + row, members, query.own, similarities, neighbors)
+        insert_members(similarity, first + row, members, query)
 
 
 @numba.njit(nogil=True, cache=True)

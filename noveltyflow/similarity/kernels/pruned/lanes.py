@@ -12,8 +12,12 @@ from numba.extending import intrinsic
 from noveltyflow.similarity.kernels.vectors import is_flat, spread
 
 LANES = 64
+FILTER_BITS = 1 << 12
+"""Bits that tell which codes a query may have: as many as eight registers of 512 bits."""
 _SUMS = ir.VectorType(ir.IntType(32), LANES)
 _CODES = ir.VectorType(ir.IntType(16), LANES)
+_WORDS = ir.VectorType(ir.IntType(16), 32)
+_HALF_BITS = ir.VectorType(ir.IntType(1), 32)
 _PLACES = ir.VectorType(ir.IntType(64), LANES)
 _POINTERS = ir.VectorType(ir.IntType(32).as_pointer(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
@@ -45,8 +49,43 @@ def _known(_typing: Any, codes: Any, start: Any, words: Any) -> Any:
 def _look_up(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     codes = context.make_array(signature.args[0])(context, builder, args[0]).data
     words = context.make_array(signature.args[2])(context, builder, args[2]).data
-    place = builder.bitcast(builder.gep(codes, [args[1]]), _CODES.as_pointer())
-    code = builder.zext(builder.load(place, align=2), _SUMS)
+    place = builder.gep(codes, [args[1]])
+    features = context.codegen().magic_tuple()[-1].split(",")
+    look_up = _permuted if "+avx512bw" in features else _gathered
+    return look_up(builder, place, words)
+
+
+def _permuted(builder: Any, codes: Any, words: Any) -> Any:
+    """Words from eight registers, which hold the filter; of their numbers, six bits choose within two registers."""
+    first = builder.bitcast(words, _WORDS.as_pointer())
+    filter_words = [builder.load(builder.gep(first, [_INT64(part)]), align=4) for part in range(8)]
+    name = "llvm.x86.avx512.vpermi2var.hi.512"
+    declare: Any = cgutils.get_or_insert_function
+    permute = declare(builder.module, ir.FunctionType(_WORDS, [_WORDS] * 3), name)
+    found = _INT64(0)
+    for half in range(2):
+        place = builder.bitcast(builder.gep(codes, [_INT64(32 * half)]), _WORDS.as_pointer())
+        code = builder.load(place, align=2)
+        number = builder.lshr(code, _each(4))
+        pairs = [
+            builder.call(permute, [filter_words[part], number, filter_words[part + 1]])
+            for part in range(0, 8, 2)
+        ]
+        for bit in (1 << 6, 1 << 7):
+            upper = builder.icmp_unsigned("!=", builder.and_(number, _each(bit)), _each(0))
+            pairs = [
+                builder.select(upper, above, below)
+                for below, above in zip(pairs[::2], pairs[1::2], strict=True)
+            ]
+        bits = builder.trunc(builder.lshr(pairs[0], builder.and_(code, _each(15))), _HALF_BITS)
+        half_found = builder.zext(builder.bitcast(bits, ir.IntType(32)), _INT64)
+        found = builder.or_(found, builder.shl(half_found, _INT64(32 * half)))
+    return found
+
+
+def _gathered(builder: Any, codes: Any, words: Any) -> Any:
+    place = builder.bitcast(codes, _CODES.as_pointer())
+    code = builder.and_(builder.zext(builder.load(place, align=2), _SUMS), _all(FILTER_BITS - 1))
     offsets = builder.zext(builder.shl(builder.lshr(code, _all(5)), _all(2)), _PLACES)
     base = spread(builder, builder.ptrtoint(words, ir.IntType(64)), _PLACES)
     word = _gather(builder, builder.inttoptr(builder.add(base, offsets), _POINTERS))
@@ -66,6 +105,10 @@ def _gather(builder: Any, pointers: Any) -> Any:
 
 def _all(number: int) -> Any:
     return ir.Constant(_SUMS, [number] * LANES)
+
+
+def _each(number: int) -> Any:
+    return ir.Constant(_WORDS, [number] * 32)
 
 
 def _lowest_bit(_typing: Any, bits: Any) -> Any:
@@ -131,7 +174,8 @@ def _ask_for(context: Any, builder: Any, signature: Any, args: Any) -> Any:
 reaching: Any = intrinsic(_reaching)
 """`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
 known: Any = intrinsic(_known)
-"""`known(codes, start, words)`: a uint64 with bit i set where bit number codes[start + i] of `words` is set."""
+"""`known(codes, start, words)`: a uint64 with bit i set where bit number codes[start + i], modulo `FILTER_BITS`, of
+`words` is set, which are `FILTER_BITS` / 32 uint32."""
 lowest_bit: Any = intrinsic(_lowest_bit)
 """`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
 add_hits: Any = intrinsic(_add_hits)

@@ -10,6 +10,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
+from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
@@ -44,8 +45,8 @@ class Scratch(NamedTuple):
     norm of the row, times the largest norm of the block; `reach` float64 (n,): upper bound of what the
     columns from here on can add; `weight` int32 (n,): weights of the row in units of an accumulator;
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
-    record code; `known_codes` uint32 (`SLOTS` / 32,): a bit for each of them that is not 0, which fit the first-level
-    cache; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
+    record code; `known_codes` uint32 (`FILTER_BITS` / 32,): a bit for each of them that is not 0, modulo
+    `FILTER_BITS`; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
     `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
     `work` int64 (4,): multiply-adds, groups bounded, similarities computed, and how many places of this row are left
     out; `digits` int32: see `_sort_by_digit`.
@@ -77,7 +78,7 @@ def scratch_bytes(longest_row: int, n_groups: int) -> int:
         8 * n_groups
         + 48 * longest_row
         + 2 * SLOTS
-        + SLOTS // 8
+        + FILTER_BITS // 8
         + table_bytes(longest_row)
         + 4 * _DIGITS
         + 1024
@@ -97,7 +98,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(longest_row, np.int64),
         np.empty(longest_row, np.int64),
         np.zeros(SLOTS, np.uint16),
-        np.zeros(SLOTS // 32, np.uint32),
+        np.zeros(FILTER_BITS // 32, np.uint32),
         np.full(places_for(longest_row), -1, np.int32),
         np.empty(places_for(longest_row), np.float32),
         np.empty(longest_row, np.int32),
@@ -177,7 +178,8 @@ def _load_lists(index: GroupIndex, weights: Float32Array, known: int, scratch: S
         scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
         scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
         code = rank & 0xFFFF
-        scratch.known_codes[code >> 5] |= np.uint32(1) << np.uint32(code & 31)
+        bit = code & (FILTER_BITS - 1)
+        scratch.known_codes[bit >> 5] |= np.uint32(1) << np.uint32(bit & 31)
         scratch.table[code] = max(scratch.table[code], np.uint16(np.ceil(product * ROUND_UP * TABLE_UNIT)))
 
 
@@ -188,5 +190,5 @@ def clear_query(columns: Int32Array, known: int, scratch: Scratch) -> None:
     for step in range(known):
         code = (scratch.order[step] >> 32) & 0xFFFF
         scratch.table[code] = 0
-        scratch.known_codes[code >> 5] = 0
+        scratch.known_codes[(code & (FILTER_BITS - 1)) >> 5] = 0
     leave_columns(columns, scratch.keys)

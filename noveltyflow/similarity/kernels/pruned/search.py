@@ -56,7 +56,16 @@ def search_rows(
     for row in range(indptr.size - 1):
         entries = slice(indptr[row], indptr[row + 1])
         own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
-        query = Query(columns[entries], weights[entries], own, similarities[row], neighbors[row])
+        query = Query(
+            columns[entries],
+            weights[entries],
+            own,
+            similarities[row],
+            neighbors[row],
+            row,
+            similarities,
+            neighbors,
+        )
         known = load_query(index, query.columns, query.weights, scratch)
         if known:
             likely = _likely_groups(

@@ -10,7 +10,15 @@ from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
-from noveltyflow.similarity.kernels.scoring import MUCH_LONGER, SINGLE, Members, Query, insert_members, score
+from noveltyflow.similarity.kernels.scoring import (
+    MUCH_LONGER,
+    SINGLE,
+    Members,
+    Query,
+    insert_members,
+    is_known,
+    score,
+)
 from noveltyflow.types import AnyArray, Int32Array, Int64Array
 
 SETTLED = np.int32(-(1 << 31))
@@ -42,12 +50,7 @@ def settle(
     )
     starts, codes, lanes = index.record_starts, index.record_codes, index.record_weights
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
-    similarities, neighbors, own_columns, own_weights = (
-        query.similarities,
-        query.neighbors,
-        query.columns,
-        query.weights,
-    )
+    similarities, own_columns, own_weights = query.similarities, query.columns, query.weights
     for group in groups:
         if sums[group] < threshold(similarities[-1], skipped):
             continue
@@ -62,15 +65,14 @@ def settle(
         first = int(group) * GROUP_ROWS
         last = min(first + GROUP_ROWS, row_starts.size)
         for row in range(first, last):
-            if bounds[row - first] < _least_bound(similarities[-1]):
+            if bounds[row - first] < _least_bound(similarities[-1]) or is_known(row, members, query):
                 continue
             scratch.work[2] += 1
             entries = slice(row_starts[row], row_ends[row])
             similarity = score(
                 own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
             )
-            if similarity >= similarities[-1]:
-                insert_members(similarity, row, members, query.own, similarities, neighbors)
+            insert_members(similarity, row, members, query)
 
 
 @uncounted
