@@ -91,6 +91,17 @@ def test_every_shape_equals_the_exhaustive_answer(shape, seed, rows, columns, n_
     assert_equals_exhaustive(X, n_neighbors)
 
 
+@pytest.mark.parametrize(("dense_share", "index"), [(1.0, GroupIndex), (0.0, DenseIndex)])
+def test_a_similarity_is_computed_once_for_both_rows(dense_share, index):
+    """Where all rows are neighbours of one another; in two calls, pairs of both calls are computed in each."""
+    rng, kernel, n_rows = np.random.default_rng(0), CpuKernel(dense_share=dense_share), 60
+    X = as_unit_rows(unit_rows(rng.random((n_rows, 40))), "X")
+    assert isinstance(kernel.prepare(X).parts[0].index, index)
+    for query_rows, pairs in ((n_rows, 60 * 59 // 2), (20, 3 * (20 * 19 // 2 + 20 * 40))):
+        stats = assert_equals_exhaustive(X, n_rows, kernel, query_rows=query_rows)
+        assert stats.verified_pairs == pairs
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100), st.integers(1, 100), st.integers(1, 100))
 def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block_rows, query_rows):

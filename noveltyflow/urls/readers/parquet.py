@@ -148,7 +148,7 @@ def _texts(column: Any, limit: int) -> list[str | bytes | None]:
     return texts
 
 
-def _each_once(column: Any, convert: Callable[[Any], Sequence[T | None]]) -> list[T | None]:
+def _each_once(column: Any, convert: Callable[[Any], Sequence[T]]) -> list[T | None]:
     """What `convert` makes of a dictionary's values, for every row; a value is converted once a batch."""
     used = column.indices.drop_null().unique()
     converted = dict(zip(used.to_pylist(), convert(column.dictionary.take(used)), strict=True))
