@@ -40,9 +40,10 @@ _BY_HAND = f"dask worker --resources {CPU_RESOURCE}=1 (as cluster/worker does)"
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
 _MEMORY_SHARE = 0.8
-_COMMAND_SECONDS, _SCHEDULER_SECONDS, _WORKER_SECONDS = 6.0, 3.0, 6.0
-"""What one core takes for the imports of the command, to start and end a scheduler, and for those of a worker: with
-one to four workers a run of 500 rows took 9 s of a core's time and 6 s a worker (Intel Xeon, Python 3.11)."""
+_COMMAND_SECONDS, _SCHEDULER_SECONDS, _WORKER_SECONDS = 4.0, 2.0, 2.0
+"""What one core takes for the imports of the command, to start and end a scheduler, and for those of a worker: on two
+quiet cores a run of 500 rows took 5.7, 6.1 and 7.6 s with 1, 2 and 4 workers, 3.1 s on a cluster that was there (AMD
+EPYC), and 8.7 s with 2 workers on an older Intel Xeon."""
 _CLOSE_SECONDS = 15.0
 """How long a cluster started here may take to end; it takes about one."""
 
