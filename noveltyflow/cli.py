@@ -104,10 +104,21 @@ def run(
     if as_json:
         _echo_json(_open(workflow.out).info())
     elif not quiet:
-        name = shlex.quote(workflow.out)
-        click.echo(
-            f"done; now try:\n  noveltyflow top {name}\n  noveltyflow export {name} novelty.csv", err=True
-        )
+        _say_done(workflow.out)
+
+
+def _say_done(path: str) -> None:
+    """What became of the lines, and what to ask next."""
+    counts, name = _open(path).store.figures("urls"), shlex.quote(path)
+    commands = [f"top {name}", f"export {name} novelty.csv"]
+    commands += [f"rejects {name}"] if counts["lines_rejected"] else []
+    click.echo(
+        f"done: {counts['rows']:,} rows of {counts['lines_read']:,} lines, {counts['lines_blank']:,} of them blank, "
+        f"{counts['lines_rejected']:,} rejected; now try:",
+        err=True,
+    )
+    for command in commands:
+        click.echo(f"  noveltyflow {command}", err=True)
 
 
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
@@ -347,7 +358,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     if not quiet:
         click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:
-            click.echo("noveltyflow run with --repair, and as the run was made, undoes damage", err=True)
+            click.echo("to undo damage, give the command that made the run again, with --repair", err=True)
     if audit.problems:
         sys.exit(1)
 

@@ -165,9 +165,10 @@ def audited(audit: dict[str, Any] | None) -> str:
     """What the last audit of a run found, in one sentence."""
     if audit is None:
         return "never; see noveltyflow verify"
+    number = len(audit["problems"])
     return (
         f"{audit['at']}: {audit['files']:,} files, {audit['rows_rechecked']:,} rows rechecked, "
-        f"{len(audit['problems']):,} problems"
+        f"{number:,} problem{'' if number == 1 else 's'}"
     )
 
 

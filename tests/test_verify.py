@@ -239,7 +239,11 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(200)))
     out = tmp_path / "run.zarr"
     again = ("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--block-rows", 50)
-    assert cli(*again).returncode == 0
+    made = cli(*again)
+    assert made.returncode == 0
+    assert "rows of 200 lines, 0 of them blank, 0 rejected" in made.stderr
+    assert "noveltyflow rejects" not in made.stderr
+    assert "last audit" not in cli(*again).stderr
     good = cli("verify", out, "--json")
     assert good.returncode == 0, good.stderr
     assert Audit(**json.loads(good.stdout)).problems == []
@@ -247,7 +251,8 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     bad = cli("verify", out)
     assert bad.returncode == 1
     assert bad.stdout == "features/000001/data/c/0: differs from its checksum\n"
-    assert "1 problems" in cli("info", out).stdout
+    assert "1 problem\n" in cli("info", out).stdout
+    assert "its last audit found damage, which --repair undoes" in cli(*again).stderr
     mended = cli(*again, "--repair")
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr

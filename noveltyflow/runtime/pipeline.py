@@ -75,7 +75,9 @@ class PlannedRun:
         """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
         todo = self.unfinished
         if not todo:
-            return f"{self.store.path} is complete; nothing to do"
+            damaged = (self.store.aside("audit") or {}).get("problems")
+            repair = "; its last audit found damage, which --repair undoes" if damaged else ""
+            return f"{self.store.path} is complete; nothing to do{repair}"
         if self.begins:
             return None
         if todo[0] != STAGES[0]:

@@ -128,7 +128,9 @@ def spool_stdin(spool: Path | None) -> InputFile:
     The same data given again have the same name and identity, so a run fed from a pipe can be continued.
     """
     if spool is None:
-        raise InputError("-: standard input needs a directory to be kept in, and none was given.")
+        raise InputError(
+            "-: only a run keeps what it reads from standard input; save it in a file, and name that."
+        )
     digest = hashlib.sha256()
     with explained(STDIN):
         spool.mkdir(parents=True, exist_ok=True)

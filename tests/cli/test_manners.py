@@ -44,7 +44,7 @@ def in_terminal(*args: object, **env: str) -> tuple[int, str]:
 def test_progress_shows_every_stage_in_a_terminal(scheduler: str, url_list: Path, tmp_path: Path) -> None:
     code, shown = in_terminal("run", url_list, "--out", tmp_path / "run.zarr", "--scheduler", scheduler)
     assert code == 0, shown
-    for stage in ("read", "canonical", "shuffle", "rows", "hash", "document_frequency", "tile", "merge"):
+    for stage in ("read", "canonical", "sort", "rows", "hash", "document_frequency", "tile", "merge"):
         assert stage in shown
     assert "noveltyflow top" in shown
     times = shown[shown.rindex("took ") :]
@@ -91,6 +91,7 @@ def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_
     out = tmp_path / "run.zarr"
     made = cli("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--log-level", "debug")
     assert made.returncode == 0, made.stderr
+    assert f"noveltyflow rejects {out}" in made.stderr
     run = noveltyflow.open_run(str(out))
     rejects = run.rejects().compute()
     assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1

@@ -169,7 +169,7 @@ def test_standard_input_is_given_once_and_needs_a_spool(tmp_path, monkeypatch):
     give_stdin(monkeypatch, b"http://a/\n")
     with pytest.raises(InputError, match="only once"):
         plan_shards(["-", "-"], SETTINGS, spool=tmp_path)
-    with pytest.raises(InputError, match="directory to be kept in"):
+    with pytest.raises(InputError, match="save it in a file"):
         plan_shards(["-"], SETTINGS)
 
 

@@ -130,7 +130,7 @@ class UrlStage:
                 continue
             if not ranges:
                 self.reporter.finish(f"{total:,} lines")
-                self.reporter.start("shuffle", total, "lines")
+                self.reporter.start("sort", total, "lines")
             number, n_rows, n_urls = result
             ranges[number] = (n_rows, n_urls)
             self.reporter.advance(n_urls)
