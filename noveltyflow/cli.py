@@ -99,7 +99,8 @@ def run(
         reporter.summarize()
     except KeyboardInterrupt:
         again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
-        click.echo(f"interrupted; everything finished is kept. Continue with:\n  {again}", err=True)
+        click.echo("interrupted; everything finished is kept. Continue with:", err=True)
+        click.echo(f"  {printable(again)}", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
         _echo_json(_open(workflow.out).info())

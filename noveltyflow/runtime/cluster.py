@@ -363,6 +363,7 @@ def _cores() -> int:
 def _free_dashboard(address: str) -> str:
     """The address asked for, or one with any free port where that port is taken."""
     host, _, port = address.rpartition(":")
+    # Dask takes an address without a host for all of this machine's.
     host = host or "127.0.0.1"
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -370,4 +371,4 @@ def _free_dashboard(address: str) -> str:
             probe.bind((host, int(port)))
         except OSError:
             return f"{host}:0"
-    return address
+    return f"{host}:{port}"

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -103,6 +103,10 @@ def plan_run(
     if "://" not in out:
         # A link to a run folder stays, also when what it points to is made anew.
         out = str(Path(out).resolve() if Path(out).is_symlink() else Path(out).absolute())
+    if overwrite and Path(out).resolve() in (Path.cwd(), *Path.cwd().parents):
+        raise SettingsError(
+            f"{out}: this command is given inside of what --overwrite removes; leave that folder"
+        )
     store = RunStore(out, writable=True)
     spool = _spool_folder(out) if "-" in inputs else None
     try:
@@ -167,8 +171,13 @@ def _spool_folder(out: str) -> Path:
 
 
 def _remove_spool(spool: Path | None) -> None:
-    if spool is not None:
-        shutil.rmtree(spool, ignore_errors=True)
+    """Remove what was kept of standard input, and the folder, unless there is more in it than that."""
+    if spool is None or not spool.is_dir():
+        return
+    for kept in spool.glob("stdin-*"):
+        kept.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        spool.rmdir()
 
 
 def manifest(shards: Sequence[Shard]) -> list[dict[str, Any]]:

@@ -61,6 +61,14 @@ class RunFiles(WrapperStore[Store]):
         """As in every store."""
         await self._tried(key, lambda: self._store.set(key, value))
 
+    async def delete(self, key: str) -> None:
+        """As in every store."""
+        await self._tried(key, lambda: self._store.delete(key))
+
+    async def delete_dir(self, prefix: str) -> None:
+        """As in every store."""
+        await self._tried(prefix, lambda: self._store.delete_dir(prefix))
+
     async def _tried(self, key: str, action: Callable[[], Awaitable[T]]) -> T:
         """Result of `action` on a key that does not lead out of the run; an error says which key it was."""
         if isinstance(self._store, LocalStore):

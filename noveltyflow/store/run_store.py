@@ -167,7 +167,11 @@ class RunStore:
     def aside(self, name: str) -> dict[str, Any] | None:
         """What lies in `NAME.json` beside the content of the run: `audit`, or `work`; None where there is nothing."""
         data = Scratch(self.path).read(f"{name}.json")
-        return None if data is None else json.loads(data)
+        try:
+            values: dict[str, Any] | None = None if data is None else dict(json.loads(data))
+        except (TypeError, ValueError) as error:
+            raise DamageError(f"{self.path}/{name}.json is damaged; remove it") from error
+        return values
 
     def write_aside(self, name: str, values: Mapping[str, Any]) -> None:
         """Store what may differ between runs of the same content: what `verify` found, what the work took."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import zlib
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -10,10 +11,13 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 
 import fsspec
 
+from noveltyflow.errors import DamageError
 from noveltyflow.store.durable import PARTIAL, inside, retried, write_durably
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+_CRC_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -85,20 +89,41 @@ class Scratch:
             self._fs.rm(target, recursive=True)
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        """Write an Arrow table as one LZ4 Feather file."""
+        """Write an Arrow table as one LZ4 Feather file, followed by the CRC-32 of all that in four bytes."""
         from pyarrow import feather
 
         sink = io.BytesIO()
         feather.write_feather(table, sink, compression="lz4")
+        sink.write(zlib.crc32(sink.getbuffer()).to_bytes(_CRC_BYTES, "little"))
         self.write(name, sink.getbuffer())
 
     def read_table(self, name: str) -> pa.Table:
-        """Read a table written by `write_table`; memory-mapped where the file is local."""
+        """Read a table written by `write_table`; memory-mapped where the file is local.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is none.
+        DamageError
+            When it is not what was written.
+        """
+        import pyarrow as pa
         from pyarrow import feather
 
         if self._is_local:
-            return feather.read_table(self._target(name), memory_map=True)
-        data = self.read(name)
-        if data is None:
+            target = self._target(name)
+            # An empty file cannot be mapped.
+            content = (
+                pa.memory_map(target).read_buffer() if Path(target).stat().st_size else pa.py_buffer(b"")
+            )
+        elif (data := self.read(name)) is None:
             raise FileNotFoundError(f"{self._root}/{name}")
-        return feather.read_table(io.BytesIO(data))
+        else:
+            content = pa.py_buffer(data)
+        size = max(content.size - _CRC_BYTES, 0)
+        feather_file, crc = content.slice(0, size), content.slice(size).to_pybytes()
+        if zlib.crc32(feather_file).to_bytes(_CRC_BYTES, "little") != crc:
+            raise DamageError(
+                f"{self._root}/{name} is damaged; remove {self._root}, and give the same command again"
+            )
+        return feather.read_table(pa.BufferReader(feather_file))

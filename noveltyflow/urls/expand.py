@@ -10,6 +10,8 @@ from pathlib import Path, PurePosixPath
 from tempfile import NamedTemporaryFile
 from typing import NamedTuple
 
+from fsspec.implementations.local import LocalFileSystem
+
 from noveltyflow.errors import InputError
 from noveltyflow.urls.lines import BLOCK_BYTES
 from noveltyflow.urls.streams import HASHED, FileSystem, explained, locate
@@ -92,9 +94,17 @@ def _in_glob(filesystem: FileSystem, path: str, item: str) -> list[str]:
 
 
 def _files_below(filesystem: FileSystem, path: str) -> list[str]:
+    if isinstance(filesystem, LocalFileSystem) and filesystem.isdir(path):
+        # That of fsspec passes over folders that cannot be read.
+        folders = os.walk(filesystem._strip_protocol(path), onerror=_raise)
+        return [f"{folder}/{name}" for folder, _, names in folders for name in names]
     found = filesystem.find(path, detail=True).items()
     # A link to a directory is listed but not followed, so that links in a circle do no harm.
     return [name for name, info in found if not (info.get("islink") and filesystem.isdir(name))]
+
+
+def _raise(error: OSError) -> None:
+    raise error
 
 
 def _outside_zarr(files: Sequence[str]) -> list[str]:

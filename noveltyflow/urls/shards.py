@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import Any
 
 from noveltyflow.config import InputSettings
 from noveltyflow.errors import InputError
@@ -44,15 +43,6 @@ class Shard:
     """Stored bytes that the shard covers."""
     identity: str
     """Size and version of the whole file, or the SHA-256 of its content; it changes when the file does."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the fields as plain values that JSON can hold."""
-        return asdict(self)
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any]) -> Shard:
-        """Inverse of `to_dict`."""
-        return cls(**values)
 
 
 def plan_shards(

@@ -105,10 +105,14 @@ def test_format(
 
 def test_standard_input(cli: Cli, scheduler: str, expected: str, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
+    own = tmp_path / "run.zarr.stdin" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("precious")
     run(cli, scheduler, "-", out=out, stdin=gzip.compress(content(".txt")))
     assert_same_content(str(out), expected, ignore=("rejects/source",))
     assert set(run_content(str(out))["rejects/source"]) == {"-"}
-    assert [path.name for path in tmp_path.iterdir()] == ["run.zarr"]
+    assert own.read_text() == "precious"
+    assert list(own.parent.iterdir()) == [own]
 
 
 @pytest.mark.parametrize("given", ["*.txt*", ""])

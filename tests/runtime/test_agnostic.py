@@ -252,6 +252,20 @@ def test_a_damaged_checkpoint_is_one_that_is_not_there(
     assert_same_content(str(out), reference, ignore=("rejects/source",))
 
 
+@pytest.mark.parametrize("name", ["read/000000.json", "sorted.json"])
+def test_damaged_notes_of_what_was_read_are_none(
+    name: str, one_file: Path, reference: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = one_file.with_name("run.zarr")
+    with pytest.raises(KeyboardInterrupt):
+        run([one_file], out, Stopping(0))
+    path = out / ".scratch" / name
+    path.write_bytes(path.read_bytes()[:-3])
+    run([one_file], out)
+    assert f"{name} is damaged" in caplog.text
+    assert_same_content(str(out), reference, ignore=("rejects/source",))
+
+
 def test_duplicates_only(tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("http://a.example/x\n" * 500)
     opened = open_run(run([tmp_path / "urls.txt"], tmp_path / "run.zarr"))

@@ -119,6 +119,17 @@ def test_a_small_file_that_says_a_long_value_again_and_again(tmp_path: Path) -> 
     assert max(taken) < 192 << 20
 
 
+def test_distinct_long_values_are_read_some_at_a_time(tmp_path: Path) -> None:
+    for name, size in (("small", 10), ("long", 100_000)):
+        urls = [f"{number}{'x' * size}" for number in range(4_000)]
+        pq.write_table(pa.table({"url": urls}), tmp_path / f"{name}.parquet", compression="zstd")
+    paths = [tmp_path / f"{name}.parquet" for name in ("small", "long")]
+    done = subprocess.run([sys.executable, "-c", READ, *paths], capture_output=True, check=True)
+    taken, records, rejects = json.loads(done.stdout)
+    assert (records, len(rejects)) == (4_000, 4_000)
+    assert taken < 256 << 20, "all together are 381 MiB"
+
+
 def test_an_endless_line_is_counted_and_stored(tmp_path: Path) -> None:
     compute(long_line(tmp_path, LONG, packed=False), tmp_path / "run.zarr")
     run = open_run(str(tmp_path / "run.zarr"))

@@ -10,6 +10,8 @@ import psutil
 import pytest
 from runtime.faults import OPTIONS, kill_group, start, when
 
+from noveltyflow.runtime.cluster import _free_dashboard
+
 LOOPBACK = {"127.0.0.1", "::1"}
 
 
@@ -29,6 +31,11 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+@pytest.mark.parametrize("address", ["18787", ":18787"])
+def test_a_port_alone_is_one_of_this_machine_only(address: str) -> None:
+    assert _free_dashboard(address) in ("127.0.0.1:18787", "127.0.0.1:0")
 
 
 @pytest.mark.slow

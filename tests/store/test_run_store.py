@@ -86,6 +86,11 @@ def test_links_out_of_the_folder_are_not_followed(store: RunStore, tmp_path: Pat
     for access in (lambda: RunStore(store.path).read("x"), lambda: store.array("x").__setitem__(0, 5)):
         with pytest.raises(StoreError, match="link that leads out"):
             access()
+    (Path(store.path) / "features").symlink_to(outside)
+    (outside / "000000").mkdir()
+    with pytest.raises(StoreError, match="link that leads out"):
+        store.preallocate("features/000000", (5,), 5, int)
+    assert (outside / "000000").is_dir(), "what is made anew is removed first"
     (Path(store.path) / ".scratch").symlink_to(tmp_path)
     with pytest.raises(StoreError, match="link that leads out"):
         store.scratch.write("precious", b"written")

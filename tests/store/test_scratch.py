@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pytest
 
+from noveltyflow.errors import DamageError
 from noveltyflow.store import Scratch
 
 
@@ -34,6 +37,15 @@ def test_tables_round_trip(tmp_path: Path) -> None:
     table = pa.table({"text": ["ä", None, ""], "n": [1, 2, 3]})
     scratch.write_table("t", table)
     assert scratch.read_table("t").equals(table)
+
+
+@pytest.mark.parametrize("damage", [lambda data: b"", lambda data: data[:-9], lambda data: b"\0" + data[1:]])
+def test_a_damaged_table_is_named(damage: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    scratch = Scratch(str(tmp_path))
+    scratch.write_table("t", pa.table({"n": [1, 2, 3]}))
+    (tmp_path / "t").write_bytes(damage((tmp_path / "t").read_bytes()))
+    with pytest.raises(DamageError, match=f"{tmp_path}/t is damaged; remove"):
+        scratch.read_table("t")
 
 
 def test_remove_takes_everything_and_may_be_repeated(tmp_path: Path) -> None:

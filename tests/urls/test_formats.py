@@ -141,6 +141,7 @@ def test_parquet_round_trip(tmp_path, kind, compression):
         (pa.array([1, 2], pa.date32()), [86_400 * 10**6, 2 * 86_400 * 10**6]),
         (pa.array([1, -2], pa.int64()), [10**6, -2 * 10**6]),
         (pa.array([0.5, 1.25], pa.float64()), [500_000, 1_250_000]),
+        (pa.array([86_400_000, 0], pa.date64()), [86_400 * 10**6, 0]),
         (pa.array(["1970-01-02", "3"]), [86_400 * 10**6, 3 * 10**6]),
     ],
 )
@@ -148,6 +149,24 @@ def test_parquet_times(tmp_path, times, expected):
     path = tmp_path / "t.parquet"
     pq.write_table(pa.table({"url": ["a", "b"], "when": times}), path)
     assert read_file(path, TIMED).times == expected
+
+
+@pytest.mark.parametrize(
+    "times", [pa.array([2**31 - 1, None], pa.date32()), pa.array([b"\xff", b"3x"]).view(pa.string())]
+)
+def test_parquet_times_that_are_none(tmp_path, times):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table({"url": ["a", "b"], "when": times}), path)
+    assert [reason for _, _, reason in read_file(path, TIMED).rejects] == ["bad-time"] * 2
+
+
+def test_parquet_columns_of_one_name_and_of_no_times(tmp_path):
+    path = tmp_path / "t.parquet"
+    pq.write_table(pa.table([pa.array(["a", "b"]), pa.array(["c", "d"])], ["url", "url"]), path)
+    assert texts_of(read_file(path)) == ["a", "b"]
+    pq.write_table(pa.table({"url": ["a"], "when": [[1, 2]]}), path)
+    with pytest.raises(InputError, match=r"t\.parquet: column 'when' holds list.*--time-column"):
+        plan_shards([str(path)], TIMED)
 
 
 def test_parquet_rejects(tmp_path):

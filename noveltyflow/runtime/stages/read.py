@@ -7,6 +7,7 @@ records is then spread over the pieces.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -21,6 +22,8 @@ from noveltyflow.urls.batches import RecordBatch
 from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.rejects import Reject
 from noveltyflow.urls.shards import Shard
+
+log = logging.getLogger(__name__)
 
 _PARTITION_BYTES = 64 << 20
 _PARTITION_SHARDS = 1_024
@@ -106,10 +109,14 @@ def _read_partition(
     return report
 
 
-def stored_report(scratch: Scratch, name: str) -> ReadReport:
-    """A report that an earlier, interrupted run left."""
-    data = json.loads(scratch.read(f"read/{name}") or b"{}")
-    return ReadReport(**{**data, "shards": [ShardCounts(**shard) for shard in data["shards"]]})
+def stored_report(scratch: Scratch, name: str) -> ReadReport | None:
+    """A report that an earlier, interrupted run left; one that is damaged is none, so its shards are read again."""
+    try:
+        data = json.loads(scratch.read(f"read/{name}") or b"{}")
+        return ReadReport(**{**data, "shards": [ShardCounts(**shard) for shard in data["shards"]]})
+    except (KeyError, TypeError, ValueError) as error:
+        log.warning("%s/read/%s is damaged (%s); its shards are read again", scratch.path, name, error)
+        return None
 
 
 class _PieceWriter:

@@ -137,7 +137,9 @@ def located_rejects(scratch: Scratch, shards: Sequence[Shard], lines: Sequence[i
     for number in range(1, len(shards)):
         if shards[number].path == shards[number - 1].path and shards[number].start > 0:
             bases[number] = bases[number - 1] + lines[number - 1]
-    sources = np.array([shard.source for shard in shards], dtype=object)
+    # A file's name need not be UTF-8, but what is stored must be.
+    shown = (shard.source.encode("utf-8", "backslashreplace").decode() for shard in shards)
+    sources = np.array(list(shown), dtype=object)
     by_piece: dict[str, list[str]] = {}
     for name in scratch.names("rejects"):
         by_piece.setdefault(name[:13], []).append(name)

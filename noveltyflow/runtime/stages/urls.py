@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -45,6 +46,8 @@ from noveltyflow.store.blocks import allocate_rows
 from noveltyflow.store.rejects import write_rejects
 from noveltyflow.urls.shards import Shard
 
+log = logging.getLogger(__name__)
+
 _RANGE_RECORDS = 100_000
 _MOST_SAMPLES = 100_000
 _MODEL_SAMPLES = 2_000
@@ -81,7 +84,8 @@ class UrlStage:
 
     def _read(self) -> list[ReadReport]:
         scratch = self.store.scratch
-        done = [stored_report(scratch, name) for name in scratch.names("read")]
+        stored = (stored_report(scratch, name) for name in scratch.names("read"))
+        done = [report for report in stored if report is not None]
         partitions = partition_shards(self.shards)
         missing = [p for p in partitions if p[0] not in {report.partition for report in done}]
         self.reporter.start("read", None, "lines")
@@ -119,7 +123,10 @@ class UrlStage:
         """Rows and sum of counts of every range of SURT order, all of them stored in scratch."""
         scratch, pieces = self.store.scratch, self._pieces(reports)
         if (stored := scratch.read("sorted.json")) is not None:
-            return [(n_rows, n_urls) for n_rows, n_urls in json.loads(stored)]
+            try:
+                return [(n_rows, n_urls) for n_rows, n_urls in json.loads(stored)]
+            except (TypeError, ValueError) as error:
+                log.warning("%s/sorted.json is damaged (%s); rows are sorted again", scratch.path, error)
         total = sum(report.records for report in reports)
         self.reporter.start("canonical", total, "lines")
         ranges: dict[int, tuple[int, int]] = {}

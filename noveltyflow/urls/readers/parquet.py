@@ -18,9 +18,11 @@ from noveltyflow.urls.streams import check_ratio
 T = TypeVar("T")
 
 _BATCH_ROWS = 8192
-"""Few rows at a time: each may hold a text of any length until it has been looked at."""
 _MOST_REPEATED = 64 << 20
-"""Bytes of a column that a batch may say again and again, because a dictionary holds them once."""
+"""Bytes that a batch may have if every row is as long as the longest value of a row group's first dictionary."""
+_FEW_ROWS = 64
+_MOST_NUMBERED = 256 << 20
+"""Bytes of a row group that may be read as a dictionary, where batches would otherwise have less than `_FEW_ROWS`."""
 
 
 @contextmanager
@@ -38,7 +40,7 @@ def opened_parquet(raw: BinaryIO, source: str, dictionaries: Sequence[str] = ())
             raw, read_dictionary=list(dictionaries), pre_buffer=False, buffer_size=BLOCK_BYTES
         ) as file:
             yield file
-    except (pa.ArrowException, OSError) as exc:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as exc:
         detail = (str(exc).splitlines() or [type(exc).__name__])[0][:300]
         raise InputError(
             f"{source}: truncated or damaged, or not Parquet at all ({detail}). "
@@ -60,13 +62,20 @@ def check_parquet(raw: BinaryIO, settings: InputSettings, source: str) -> list[i
         When the file is damaged, lacks a column, holds no text in the URL column, or says that this is more than
         `max_ratio` times as large when decompressed; Arrow holds a page of it whole.
     """
+    import pyarrow as pa
+
     with opened_parquet(raw, source) as file:
         schema = file.schema_arrow
-        url, _ = column_numbers(schema.names, settings, source)
+        url, time = column_numbers(schema.names, settings, source)
         if not _is_text(schema.field(url).type):
             raise InputError(
                 f"{source}: column {settings.url_column!r} holds {schema.field(url).type}, not text. "
                 "Choose another with --url-column."
+            )
+        if time is not None and pa.types.is_nested(schema.field(time).type):
+            raise InputError(
+                f"{source}: column {settings.time_column!r} holds {schema.field(time).type}, not times. "
+                "Choose another with --time-column."
             )
         groups = [file.metadata.row_group(i) for i in range(file.metadata.num_row_groups)]
         for column in (group.column(i) for group in groups for i in range(group.num_columns)):
@@ -97,8 +106,10 @@ def read_parquet(
     columns = [settings.url_column] + ([settings.time_column] if settings.time_column else [])
     builder = BatchBuilder(batch_records, timed=settings.time_column is not None)
     for part in _batches(raw, columns, min(batch_records, _BATCH_ROWS), source, groups):
-        times = None if settings.time_column is None else _times(part.column(settings.time_column))
-        for i, value in enumerate(_texts(part.column(settings.url_column), settings.max_line_bytes)):
+        numbers = column_numbers(part.schema.names, settings, source)
+        url, time = (None if number is None else part.column(number) for number in numbers)
+        times = None if time is None else _times(time, settings.max_line_bytes)
+        for i, value in enumerate(_texts(url, settings.max_line_bytes)):
             _add_row(builder, value, settings.max_line_bytes, times, i)
             if builder.full:
                 yield builder.take()
@@ -115,9 +126,17 @@ def _batches(
         for group in range(groups[0], last):
             head = next(numbered.iter_batches(1, [group], columns), None)
             longest = max(map(_longest_value, head.columns if head is not None else ()), default=0)
-            # As a dictionary a column takes twice as long to read, and grows with its row group.
-            file = numbered if longest * rows > _MOST_REPEATED else written_out
-            yield from file.iter_batches(rows, [group], columns)
+            fitting = max(1, min(rows, _MOST_REPEATED // max(longest, 1)))
+            # As a dictionary a column grows with its row group; in so few rows at a time it would take for ever.
+            small = _bytes_in(numbered.metadata.row_group(group), columns) <= _MOST_NUMBERED
+            file, at_once = (numbered, rows) if fitting < _FEW_ROWS and small else (written_out, fitting)
+            yield from file.iter_batches(at_once, [group], columns)
+
+
+def _bytes_in(group: Any, columns: Sequence[str]) -> int:
+    """Bytes of some columns of a row group, when decompressed."""
+    parts = (group.column(i) for i in range(group.num_columns))
+    return sum(part.total_uncompressed_size for part in parts if part.path_in_schema in columns)
 
 
 def _longest_value(column: Any) -> int:
@@ -185,18 +204,31 @@ def _check_value(value: str | bytes | None, limit: int) -> tuple[str, Reason | N
     return check_text(value)
 
 
-def _times(column: Any) -> list[int | None]:
+def _times(column: Any, limit: int) -> list[int | None]:
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
-        return _each_once(column, _times)
-    if pa.types.is_date(column.type):
-        column = column.cast(pa.timestamp("us"))
+        return _each_once(column, lambda values: _times(values, limit))
+    if _is_text(column.type):
+        return [_time_in(text) for text in _texts(column, limit)]
+    if pa.types.is_date32(column.type):
+        return [_microseconds(days and days * 86_400, 1) for days in column.cast(pa.int32()).to_pylist()]
+    if pa.types.is_date64(column.type):
+        return [_microseconds(value, 10**3) for value in column.cast(pa.int64()).to_pylist()]
     if not pa.types.is_timestamp(column.type):
         return [parse_time(value) for value in column.to_pylist()]
     per_second = {"s": 1, "ms": 10**3, "us": 10**6, "ns": 10**9}[column.type.unit]
     # Arrow keeps instants in UTC whatever the time zone; a column without one is UTC by our rule.
     return [_microseconds(value, per_second) for value in column.cast(pa.int64()).to_pylist()]
+
+
+def _time_in(text: str | bytes | None) -> int | None:
+    if isinstance(text, bytes):
+        try:
+            text = text.decode()
+        except UnicodeDecodeError:
+            return None
+    return parse_time(text)
 
 
 def _microseconds(value: int | None, per_second: int) -> int | None:
