@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+from pathlib import Path
 
 import numba
 import numpy as np
@@ -11,6 +15,7 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from noveltyflow.similarity import kernels
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned import lanes
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
@@ -24,6 +29,25 @@ from noveltyflow.similarity.kernels.scoring import (
     score,
     table_bytes,
 )
+from noveltyflow.similarity.kernels.stale import forget_stale
+
+
+def test_compiled_code_that_is_older_than_a_source_is_forgotten(tmp_path):
+    for name, changed in (("a.py", 10), ("__pycache__/b.nbi", 9), ("__pycache__/c.nbi", 11)):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (changed, changed))
+    forget_stale(tmp_path)
+    assert [path.name for path in (tmp_path / "__pycache__").iterdir()] == ["c.nbi"]
+
+
+def test_stale_kernels_are_forgotten_when_they_are_imported():
+    stale = Path(kernels.__file__).parent / "__pycache__" / "stale.nbi"
+    stale.parent.mkdir(exist_ok=True)
+    stale.touch()
+    os.utime(stale, (0, 0))
+    subprocess.run([sys.executable, "-c", "import noveltyflow.similarity.kernels"], check=True)
+    assert not stale.exists()
 
 
 class Table:

@@ -17,9 +17,9 @@ from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, 
 UNIT = 2.0**28
 """Accumulated similarity 1.
 
-The sum of a group is at most 2.84 for the largest weights of eight rows of norm 1.001, as much again for
-rounding weights up to eight bits, and 1 for rounding up those of a query of `LONGEST_QUERY` columns: below 8,
-and so below 2**31.
+The sum of a group is at most 2.84 for the largest weights of eight rows of norm 1.001, 4.03 more for rounding the
+weights that a query of `LONGEST_QUERY` columns meets up to eight bits, and 1 for rounding up its own: below 8, and so
+below 2**31.
 """
 LONGEST_QUERY = 1 << 20
 """Columns of a query row beyond which its rounded weights could make sums too large."""
