@@ -66,7 +66,12 @@ def test_no_task_takes_more_than_projected_or_much_less(shape: str, tmp_path: Pa
     assert {name: pair for name, pair in figures.items() if pair[0] > pair[1]} == {}
     # What every worker must have for a task refuses nobody. And what the kernel counts is less where the heap had
     # free pages before, which in blocks of the usual size is no large part; see the benchmark.
-    bounds = {name: max(2 * figures[name][0] + HEAP_BYTES, LEAST_TASK_BYTES) for name in STAGE_OF}
+    # There a tile, too, takes half of what is projected; here a third, as 32 MiB stand for its buffers.
+    factors = {name: 3 if name == "tile" else 2 for name in STAGE_OF}
+    bounds = {
+        name: max(factor * figures[name][0] + HEAP_BYTES, LEAST_TASK_BYTES)
+        for name, factor in factors.items()
+    }
     assert {name: figures[name] for name, most in bounds.items() if figures[name][1] > most} == {}
 
 
