@@ -243,9 +243,9 @@ def test_bad_export_is_refused(cli: Cli, small_run: str, name: str, tmp_path: Pa
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\t=1", "a\x1b[2J\u202e"])
+@pytest.mark.parametrize("cell", ["=1+1", "+1", "-1", "@x", "\uff1d1+1", "\tx", "\t=1", "a\x1b[2J\u202e"])
 def test_cells_that_a_spreadsheet_or_terminal_would_obey_are_defused(cell: str) -> None:
-    inert = {"\t": "\\t=1", "a": "a\\x1b[2J\\u202e"}.get(cell[0], f"'{cell}")
+    inert = {"\t": f"\\t{cell[1:]}", "a": "a\\x1b[2J\\u202e"}.get(cell[0], f"'{cell}")
     assert defused(cell) == inert
     frame = pd.DataFrame({"url": [cell], "nearest_url": [None]})
     for defuse, expected in ((True, inert), (False, cell)):

@@ -259,6 +259,14 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert cli("verify", out).returncode == 0
 
 
+@pytest.mark.parametrize("content", ["x", "[1]"])
+def test_a_damaged_audit_is_named(cli: Cli, run: Path, content: str) -> None:
+    (run / "audit.json").write_text(content)
+    done = cli("info", run)
+    assert done.returncode == 1
+    assert f"{run}/audit.json is damaged; remove it" in done.stderr
+
+
 def test_damage_is_told_by_the_status_when_nobody_reads(run: Path) -> None:
     flip(next((run / "rows" / "count").rglob("c/*")))
     command = (

@@ -49,7 +49,7 @@ class Case:
     shuffled : bool
         Rows in random order in place of SURT order.
     bar : float or None
-        Least ratio to the faster peer, 0 where there is none to reach; None where the peers are not timed.
+        Least ratio to the faster peer; None where the peers are not timed.
     """
 
     name: str
@@ -103,7 +103,7 @@ CASES = (
         text="host and path",
         bar=5,
     ),
-    *(Case(f"shape: {shape}", shape, idf=False, bar=0) for shape in _SHAPES),
+    *(Case(f"shape: {shape}", shape, idf=False) for shape in _SHAPES),
     *(
         Case(f"{GROWTH}: gov {rows // 1000}k", (Part("gov_1m.txt.gz", rows),), bar=None)
         for rows in (50_000, 100_000, 200_000, 400_000, 800_000)

@@ -107,7 +107,7 @@ def _compared(case: Case, ours: OurResult, peer: PeerResult | None) -> list[str]
     return [
         f"{peer.seconds:.2f} ({peer.name}, {peer.share:.1%} of rows)",
         f"**{ratio:.1f}x**",
-        f"≥ {case.bar:g}x, {verdict(ratio >= case.bar)}" if case.bar else "none",
+        f"≥ {case.bar:g}x, {verdict(ratio >= case.bar)}",
     ]
 
 

@@ -105,12 +105,17 @@ def test_format(
 
 def test_standard_input(cli: Cli, scheduler: str, expected: str, tmp_path: Path) -> None:
     out = tmp_path / "run.zarr"
-    own = tmp_path / "run.zarr.stdin" / "mine.txt"
-    own.parent.mkdir()
-    own.write_text("precious")
     run(cli, scheduler, "-", out=out, stdin=gzip.compress(content(".txt")))
     assert_same_content(str(out), expected, ignore=("rejects/source",))
     assert set(run_content(str(out))["rejects/source"]) == {"-"}
+    assert [path.name for path in tmp_path.iterdir()] == ["run.zarr"]
+
+
+def test_what_else_is_where_standard_input_is_kept_stays(cli: Cli, scheduler: str, tmp_path: Path) -> None:
+    own = tmp_path / "run.zarr.stdin" / "mine.txt"
+    own.parent.mkdir()
+    own.write_text("precious")
+    run(cli, scheduler, "-", out=tmp_path / "run.zarr", stdin=content(".txt"))
     assert own.read_text() == "precious"
     assert list(own.parent.iterdir()) == [own]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import random
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -17,6 +18,7 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 
 from noveltyflow import open_run
 from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import SettingsError
 from noveltyflow.runtime import pipeline
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import Executor, SerialExecutor
@@ -264,6 +266,22 @@ def test_damaged_notes_of_what_was_read_are_none(
     run([one_file], out)
     assert f"{name} is damaged" in caplog.text
     assert_same_content(str(out), reference, ignore=("rejects/source",))
+
+
+def test_a_name_that_is_not_utf8_may_have_rejects(tmp_path: Path) -> None:
+    path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/\xff.txt"))
+    path.write_text("http://a.example/\nmailto:x\n")
+    rejects = open_run(run([path], tmp_path / "run.zarr")).rejects().compute()
+    assert rejects["source"].tolist() == [f"{tmp_path}/\\udcff.txt"]
+
+
+def test_a_run_is_not_removed_from_inside(one_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = one_file.with_name("run.zarr")
+    run([one_file], out)
+    monkeypatch.chdir(out)
+    with pytest.raises(SettingsError, match="inside of what --overwrite removes"):
+        plan_run([str(one_file)], ".", SETTINGS, overwrite=True)
+    assert len(open_run(str(out))) > 0
 
 
 def test_duplicates_only(tmp_path: Path) -> None:
