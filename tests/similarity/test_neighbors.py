@@ -9,11 +9,21 @@ from hypothesis import strategies as st
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
 from noveltyflow.similarity.topk import TopK
+from noveltyflow.similarity.validation import as_unit_rows
 from noveltyflow.testing.compare import assert_neighbors_equal
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
 
+INDEXED = CpuKernel(cheap_list=-1)
+"""With an index even where computing every pair is quicker, as it is for few rows."""
 every_shape = pytest.mark.parametrize("shape", sorted(SHAPES))
+
+
+def neighbors(X, n_neighbors, Y=None, kernel=INDEXED):
+    """What `cosine_kneighbors` gives, with a kernel of one's choice."""
+    rows, others = as_unit_rows(X, "X"), as_unit_rows(X if Y is None else Y, "Y")
+    best, _ = search(rows, others, n_neighbors, kernel, exclude_self=Y is None)
+    return best.indices, best.similarities
 
 
 def assert_identical(left, right):
@@ -26,7 +36,9 @@ def assert_identical(left, right):
 @given(st.data(), st.integers(1, 50))
 def test_equals_the_naive_reference(shape, data, n_neighbors):
     X = data.draw(unit_matrices(shape))
-    assert_identical(cosine_kneighbors(X, n_neighbors), naive_kneighbors(X, n_neighbors))
+    expected = naive_kneighbors(X, n_neighbors)
+    assert_identical(cosine_kneighbors(X, n_neighbors), expected)
+    assert_identical(neighbors(X, n_neighbors), expected)
 
 
 @every_shape
@@ -35,15 +47,26 @@ def test_equals_the_naive_reference(shape, data, n_neighbors):
 def test_equals_the_naive_reference_between_two_matrices(shape, data, n_neighbors):
     both = data.draw(unit_matrices(shape, max_rows=60))
     X, Y = both[::2], both[both.shape[0] // 3 :]
-    assert_identical(cosine_kneighbors(X, n_neighbors, Y=Y), naive_kneighbors(X, n_neighbors, Y))
+    expected = naive_kneighbors(X, n_neighbors, Y)
+    assert_identical(cosine_kneighbors(X, n_neighbors, Y=Y), expected)
+    assert_identical(neighbors(X, n_neighbors, Y), expected)
 
 
 @every_shape
 @settings(max_examples=30, deadline=None)
-@given(st.data(), st.integers(1, 12), st.integers(1, 40), st.integers(1, 40), st.integers(1, 40))
-def test_block_size_does_not_change_the_result(shape, data, n_neighbors, block_rows, query_rows, slab_rows):
+@given(
+    st.data(),
+    st.integers(1, 12),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.integers(1, 40),
+    st.sampled_from([-1, 2, 256]),
+)
+def test_block_size_does_not_change_the_result(
+    shape, data, n_neighbors, block_rows, query_rows, slab_rows, cheap_list
+):
     X = data.draw(unit_matrices(shape))
-    kernel = CpuKernel(slab_rows=slab_rows)
+    kernel = CpuKernel(slab_rows=slab_rows, cheap_list=cheap_list)
     found, _ = search(X, X, n_neighbors, kernel, block_rows=block_rows, query_rows=query_rows)
     assert_identical((found.indices, found.similarities), cosine_kneighbors(X, n_neighbors))
 
@@ -51,8 +74,8 @@ def test_block_size_does_not_change_the_result(shape, data, n_neighbors, block_r
 @every_shape
 def test_threads_do_not_change_the_result(shape):
     X = unit_rows(SHAPES[shape](np.random.default_rng(5), 300, 40))
-    one, _ = search(X, X, 7, CpuKernel(), threads=1, query_rows=11)
-    four, _ = search(X, X, 7, CpuKernel(), threads=4, query_rows=11)
+    one, _ = search(X, X, 7, INDEXED, threads=1, query_rows=11)
+    four, _ = search(X, X, 7, INDEXED, threads=4, query_rows=11)
     assert_identical((one.indices, one.similarities), (four.indices, four.similarities))
 
 
@@ -62,7 +85,7 @@ def test_threads_do_not_change_the_result(shape):
 @given(st.data(), st.integers(1, 20), st.integers(0, 50), st.integers(0, 50))
 def test_neighbours_that_are_found_again_change_nothing(shape, dense_share, data, n_neighbors, start, rows):
     X = data.draw(unit_matrices(shape))
-    kernel, some = CpuKernel(dense_share=dense_share), X[start : start + rows]
+    kernel, some = CpuKernel(dense_share=dense_share, cheap_list=-1), X[start : start + rows]
     best = TopK.empty(X.shape[0], n_neighbors)
     for candidates, first in ((some, start), (X, 0), (X, 0)):
         prepared = kernel.prepare(candidates)
@@ -129,7 +152,7 @@ def test_all_cores_give_the_same():
 
 def test_equals_scipy_on_more_rows_than_a_slab():
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(4), 500, 60))
-    found, _ = search(X, X, 10, CpuKernel(slab_rows=64))
+    found, _ = search(X, X, 10, CpuKernel(slab_rows=64, cheap_list=-1))
     from noveltyflow.testing.compare import brute_force_rows
 
     rows = np.arange(0, 500, 7)

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -15,9 +16,10 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.base import BlockShape
-from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared
+from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared, ListedPart
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Rows, transpose
@@ -35,7 +37,13 @@ class Exhaustive(CpuKernel):
     """The CPU kernel without an index, which computes every pair."""
 
     def prepare(self, block, threads=1):
-        return CpuPrepared(block, None)
+        everything = PostingLists.of(block, np.arange(block.shape[0]))
+        return CpuPrepared(block, (ListedPart(0, block.shape[0], everything),))
+
+
+def indexed(**options):
+    """The CPU kernel with an index, even where computing every pair is quicker."""
+    return CpuKernel(cheap_list=-1, **options)
 
 
 def url_texts(rng, rows):
@@ -61,7 +69,7 @@ def text_matrix(texts, *, with_idf=True, **features):
 
 
 def assert_equals_exhaustive(X, n_neighbors, kernel=None, **options):
-    found, stats = search(X, X, n_neighbors, kernel or CpuKernel(), **options)
+    found, stats = search(X, X, n_neighbors, kernel or indexed(), **options)
     expected, _ = search(X, X, n_neighbors, Exhaustive())
     np.testing.assert_array_equal(found.indices, expected.indices)
     np.testing.assert_array_equal(found.similarities, expected.similarities)
@@ -94,7 +102,7 @@ def test_every_shape_equals_the_exhaustive_answer(shape, seed, rows, columns, n_
 @pytest.mark.parametrize(("dense_share", "index"), [(1.0, GroupIndex), (0.0, DenseIndex)])
 def test_a_similarity_is_computed_once_for_both_rows(dense_share, index):
     """Where all rows are neighbours of one another; in two calls, pairs of both calls are computed in each."""
-    rng, kernel, n_rows = np.random.default_rng(0), CpuKernel(dense_share=dense_share), 60
+    rng, kernel, n_rows = np.random.default_rng(0), indexed(dense_share=dense_share), 60
     X = as_unit_rows(unit_rows(rng.random((n_rows, 40))), "X")
     assert isinstance(kernel.prepare(X).parts[0].index, index)
     for query_rows, pairs in ((n_rows, 60 * 59 // 2), (20, 3 * (20 * 19 // 2 + 20 * 40))):
@@ -106,9 +114,7 @@ def test_a_similarity_is_computed_once_for_both_rows(dense_share, index):
 @given(st.integers(0, 2**32 - 1), st.integers(1, 100), st.integers(1, 100), st.integers(1, 100))
 def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block_rows, query_rows):
     X = text_matrix(url_texts(np.random.default_rng(seed), 100), n_features=1 << 12)
-    assert_equals_exhaustive(
-        X, 7, CpuKernel(part_rows=part_rows), block_rows=block_rows, query_rows=query_rows
-    )
+    assert_equals_exhaustive(X, 7, indexed(part_rows=part_rows), block_rows=block_rows, query_rows=query_rows)
 
 
 @settings(max_examples=25, deadline=None)
@@ -123,7 +129,7 @@ def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block
 def test_a_dense_head_does_not_change_the_result(seed, rows, n_features, with_idf, n_neighbors, part_rows):
     texts = url_texts(np.random.default_rng(seed), rows)
     X = text_matrix(texts, with_idf=with_idf, ngram_range=(2, 3), n_features=n_features)
-    assert_equals_exhaustive(X, n_neighbors, CpuKernel(dense_share=-1.0, part_rows=part_rows))
+    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0, part_rows=part_rows))
 
 
 @pytest.mark.parametrize("shape", NON_NEGATIVE)
@@ -131,13 +137,13 @@ def test_a_dense_head_does_not_change_the_result(seed, rows, n_features, with_id
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 100), st.sampled_from([1, 8, 400]))
 def test_a_dense_head_does_not_change_any_shape(shape, seed, rows, columns, n_neighbors):
     X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
-    assert_equals_exhaustive(X, n_neighbors, CpuKernel(dense_share=-1.0))
+    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0))
 
 
 def test_slabs_are_searched_from_the_nearest_on():
     """More rows than one slab, with frequent and rare columns."""
     X = text_matrix(url_texts(np.random.default_rng(3), SLAB_ROWS + 700), with_idf=False, ngram_range=(2, 3))
-    kernel = CpuKernel()
+    kernel = indexed()
     prepared = kernel.prepare(X)
     assert isinstance(prepared.parts[0].index, DenseIndex)
     rows = np.r_[0:40, SLAB_ROWS - 20 : SLAB_ROWS + 20]
@@ -149,7 +155,7 @@ def test_slabs_are_searched_from_the_nearest_on():
 
 def test_good_thresholds_save_work():
     X = text_matrix(url_texts(np.random.default_rng(2), 4_000))
-    kernel = CpuKernel()
+    kernel = indexed()
     best, first = search(X, X, 10, kernel)
     again, second = kernel.compute(X, kernel.prepare(X), best, queries_start=0, candidates_start=0)
     np.testing.assert_array_equal(again.indices, best.indices)
@@ -166,11 +172,19 @@ HARD = {
     "ten patterns": lambda n: text_matrix([f"https://a.example/annual/item-{i % 10}.html" for i in range(n)]),
     "numbered": lambda n: text_matrix([f"https://a.example/annual/item-{i:05d}.html" for i in range(n)]),
     "disjoint": lambda n: as_unit_rows(sp.identity(n, dtype=np.float32, format="csr"), "X"),
-    "common column": lambda n: as_unit_rows(
-        unit_rows(SHAPES["common column"](np.random.default_rng(0), n, 40)), "X"
-    ),
+    "common column": lambda n: common_column(n),
+    "tied": lambda n: tied(n, 1),
     "one and many": lambda n: one_and_many(n, 20_000),
 }
+
+
+def common_column(rows):
+    """One column in every row, and twenty of many others."""
+    rng = np.random.default_rng(0)
+    columns = [np.union1d(0, rng.integers(1, 10 * rows, size=20)) for _ in range(rows)]
+    indptr = np.cumsum([0, *map(len, columns)])
+    counts = sp.csr_matrix((rng.integers(1, 4, size=indptr[-1]), np.concatenate(columns), indptr))
+    return as_unit_rows(sp.diags(1 / scipy.sparse.linalg.norm(counts, axis=1)) @ counts, "X")
 
 
 def one_and_many(rows, columns):
@@ -191,15 +205,52 @@ def test_hard_shapes_equal_the_exhaustive_answer(shape):
     assert_equals_exhaustive(HARD[shape](600), 10)
 
 
-@pytest.mark.parametrize("shape", ["ten patterns", "numbered", "disjoint", "one and many"])
-def test_work_on_hard_shapes_grows_no_faster_than_rows(shape):
-    """Work per row, a count that does not depend on the machine, stays put when there are four times the rows."""
+def tied(rows, common):
+    """Rows with the same columns and weights but for one column of their own: all are equally similar."""
+    weights = np.append(np.full(common, (0.64 / common) ** 0.5), 0.6)
+    own = common + np.arange(rows)[:, None]
+    columns = np.hstack([np.tile(np.arange(common), (rows, 1)), own])
+    indptr = np.arange(0, columns.size + 1, common + 1)
+    return as_unit_rows(
+        sp.csr_matrix((np.tile(weights, rows), columns.ravel(), indptr), (rows, common + rows)), "X"
+    )
+
+
+@pytest.mark.parametrize("shape", sorted(set(HARD) - {"tied"}))
+def test_work_on_hard_shapes_grows_hardly_faster_than_rows(shape):
+    """Work per row, a count that does not depend on the machine, when there are four times the rows."""
     work = []
     for rows in (1_000, 4_000):
         X = HARD[shape](rows)
-        _, stats = search(X, X, 10, CpuKernel())
+        _, stats = search(X, X, 10, indexed())
         work.append((stats.candidates + stats.verified_pairs) / rows)
-    assert work[1] < 4 * work[0]
+    assert work[1] < 1.5 * work[0]
+
+
+@pytest.mark.parametrize(("common", "dense_share", "index"), [(1, 1.0, GroupIndex), (9, 0.0, DenseIndex)])
+def test_where_bounds_spare_nothing_all_is_computed(common, dense_share, index):
+    X, kernel = tied(6_000, common), indexed(dense_share=dense_share)
+    assert isinstance(kernel.prepare(X).parts[0].index, index)
+    stats = assert_equals_exhaustive(X, 10, kernel)
+    assert stats.candidates < 0.1 * X.shape[0] ** 2
+
+
+def test_what_is_cheap_needs_no_index():
+    assert isinstance(CpuKernel().prepare(HARD["disjoint"](1_000)).parts[0], ListedPart)
+    assert isinstance(CpuKernel().prepare(HARD["numbered"](1_000)).parts[0].index, GroupIndex)
+
+
+def test_a_few_long_rows_take_the_dense_index_from_no_other():
+    rng = np.random.default_rng(5)
+    short = text_matrix(url_texts(rng, 500), ngram_range=(2, 3), with_idf=False, n_features=1 << 14)
+    long = np.sort(rng.permutation(1 << 14)[:5_000])
+    outsized = sp.csr_matrix((np.full(5_000, 5_000**-0.5, np.float32), long, [0, 5_000]), (1, 1 << 14))
+    X = as_unit_rows(sp.vstack([short[:200], outsized, short[200:], outsized], "csr"), "X")
+    kernel = indexed(dense_share=0.0)
+    dense, listed = kernel.prepare(X).parts
+    assert isinstance(dense.index, DenseIndex)
+    assert listed.lists.numbers.tolist() == [200, 501]
+    assert_equals_exhaustive(X, 10, kernel, query_rows=190)
 
 
 def test_identical_rows_are_indexed_once():
@@ -228,7 +279,7 @@ def test_an_index_has_no_more_rows_than_it_can_number():
 
 @pytest.mark.parametrize("shape", sorted(HARD))
 def test_memory_is_as_projected(shape):
-    X, kernel = HARD[shape](2_000), CpuKernel()
+    X, kernel = HARD[shape](2_000), indexed()
     kernel.prepare(X[:10])
     tracemalloc.start()
     kernel.prepare(X)
@@ -282,14 +333,14 @@ def colliding(query, row):
 @pytest.mark.parametrize("row", [6_000, 6_210, 6_221, 6_230, 6_290])
 def test_columns_that_share_a_code_only_add(row):
     X, Y = (as_unit_rows(part, "X") for part in colliding(420, row))
-    found, _ = search(X, Y, 1, CpuKernel(), exclude_self=False)
+    found, _ = search(X, Y, 1, indexed(), exclude_self=False)
     assert found.indices.tolist() == [[1]]
 
 
 def test_similarities_beyond_the_precision_of_float32_still_tie():
     X = as_unit_rows(sp.csr_matrix(np.array([[1, 1e-45, 0]], np.float32)), "X")
     Y = as_unit_rows(sp.csr_matrix(np.array([[0, 0.6, 0.8], [0, 1, 0]], np.float32)), "Y")
-    kernel, best = CpuKernel(), TopK.empty(1, 1)
+    kernel, best = indexed(), TopK.empty(1, 1)
     for row in (1, 0):
         tile = kernel.prepare(Y[row : row + 1])
         best, _ = kernel.compute(X, tile, best, queries_start=0, candidates_start=row, exclude_self=False)
@@ -299,11 +350,11 @@ def test_similarities_beyond_the_precision_of_float32_still_tie():
 def test_a_very_long_query_is_computed_exhaustively(monkeypatch):
     monkeypatch.setattr(cpu, "LONGEST_QUERY", 3)
     X = HARD["numbered"](50)
-    _, stats = search(X, X, 5, CpuKernel())
+    _, stats = search(X, X, 5, indexed())
     assert stats.multiply_adds == sum(np.bincount(X.indices).astype(int) ** 2)
 
 
-@pytest.mark.parametrize("kernel", [CpuKernel(slab_rows=70), CpuKernel(slab_rows=70, dense_share=-1.0)])
+@pytest.mark.parametrize("kernel", [indexed(slab_rows=70), indexed(slab_rows=70, dense_share=-1.0)])
 def test_only_rows_that_are_too_long_are_computed_exhaustively(kernel, monkeypatch):
     X = text_matrix(url_texts(np.random.default_rng(4), 300), ngram_range=(2, 3), n_features=1 << 12)
     longest = int(np.median(np.diff(X.indptr)))
@@ -317,13 +368,13 @@ def test_only_rows_that_are_too_long_are_computed_exhaustively(kernel, monkeypat
 
 
 def test_neighbours_of_other_rows_are_refused():
-    kernel, X = CpuKernel(), sp.csr_matrix((3, 4), dtype=np.float32)
+    kernel, X = indexed(), sp.csr_matrix((3, 4), dtype=np.float32)
     with pytest.raises(ValueError, match="3 query rows have neighbours of 2 rows"):
         kernel.compute(X, kernel.prepare(X), TopK.empty(2, 1), queries_start=0, candidates_start=0)
 
 
 def test_blocks_of_other_features_are_refused():
-    kernel = CpuKernel()
+    kernel = indexed()
     with pytest.raises(ValueError, match="queries have 5 features, candidates 4"):
         kernel.compute(
             sp.csr_matrix((1, 5), dtype=np.float32),

@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from noveltyflow.features import frequency
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
 from noveltyflow.similarity.kernels.dense.search import batch_bytes
@@ -17,10 +18,12 @@ from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, b
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.types import AnyArray, CsrMatrix
+from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 
 SLAB_ROWS = 1 << 14
-"""Candidates of the exhaustive path accumulated at a time: 9 bytes each, which fit a core's second-level cache."""
+"""Candidates whose posting lists are made at a time, where they are not kept."""
+CHEAP_LIST = 256
+"""Multiply-adds with all candidates, for a non-zero on average, up to which these are quicker than leaving some out."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
@@ -28,9 +31,10 @@ _NOBODY = -(1 << 62)
 
 @dataclass(frozen=True, eq=False)
 class IndexedPart:
-    """Consecutive candidates from row `start` of the block on, few enough for one index."""
+    """`n_rows` consecutive candidates from row `start` of the block on, few enough for one index."""
 
     start: int
+    n_rows: int
     distinct: Distinct
     index: GroupIndex | DenseIndex
 
@@ -41,12 +45,28 @@ class IndexedPart:
 
 
 @dataclass(frozen=True, eq=False)
+class ListedPart:
+    """Some of `n_rows` consecutive candidates from row `start` of the block on, for which all is computed."""
+
+    start: int
+    n_rows: int
+    lists: PostingLists
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes beside the rows themselves."""
+        return self.lists.nbytes
+
+
+Part = IndexedPart | ListedPart
+
+
+@dataclass(frozen=True, eq=False)
 class CpuPrepared:
-    """Candidates with their index in parts; without one where a weight is negative."""
+    """Candidates with their index in parts."""
 
     block: CsrMatrix
-    parts: tuple[IndexedPart, ...] | None
-    lists: PostingLists | None = None
+    parts: tuple[Part, ...]
 
     @property
     def n_rows(self) -> int:
@@ -57,8 +77,7 @@ class CpuPrepared:
     def nbytes(self) -> int:
         """Bytes of the block and of its index."""
         block = self.block.data.nbytes + self.block.indices.nbytes + self.block.indptr.nbytes
-        lists = self.lists.nbytes if self.lists is not None else 0
-        return int(block + lists + sum(part.nbytes for part in self.parts or ()))
+        return int(block + sum(part.nbytes for part in self.parts))
 
     def rows(self, start: int, stop: int) -> CsrMatrix:
         """See `PreparedBlock.rows`."""
@@ -70,22 +89,26 @@ class CpuKernel:
     """Exact tiles on one CPU core; threads call it side by side.
 
     Weights that are nowhere negative, as all of a run's are, allow bounds that spare most of the work; tiles
-    with a negative weight are computed exhaustively.
+    with a negative weight are computed exhaustively, and so is what is cheap anyway.
 
     Attributes
     ----------
     slab_rows : int
-        Candidates that the exhaustive path accumulates at a time. It does not change the result.
+        Candidates whose posting lists are made at a time, where they are not kept. It does not change the result.
     part_rows : int
         Most candidates in one index. It does not change the result.
     dense_share : float
         Share of the squared weights that must lie in frequent columns for them to be stored densely. It does not
+        change the result.
+    cheap_list : int
+        Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out. It does not
         change the result.
     """
 
     slab_rows: int = SLAB_ROWS
     part_rows: int = MOST_ROWS
     dense_share: float = LEAST_SHARE
+    cheap_list: int = CHEAP_LIST
     name: str = "cpu"
 
     def is_usable(self) -> bool:
@@ -99,10 +122,16 @@ class CpuKernel:
 
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
-        scratch = max(
-            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1) + 13 * self.slab_rows,
+        bounded = max(
+            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1),
             batch_bytes(min(queries.longest_row, LONGEST_ROW)),
         )
+        # What is left to the end, where all is computed, has lists of a slab at a time.
+        slab = min(self.slab_rows, candidates.rows)
+        longest = min(candidates.longest_row, candidates.features)
+        lists = 8 * min(slab * longest, candidates.nonzeros) + 8 * (candidates.features + slab + 2)
+        exhaustive = 12 * candidates.rows + 16 * queries.longest_row
+        scratch = max(bounded, exhaustive, lists + 12 * slab + 16 * queries.longest_row)
         return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 8) * queries.rows
 
     def _index_bytes(self, shape: BlockShape) -> int:
@@ -114,21 +143,30 @@ class CpuKernel:
     def prepare(self, block: CsrMatrix, threads: int = 1) -> CpuPrepared:
         """Index `block`."""
         if block.nnz and block.data.min() < 0:
-            return CpuPrepared(block, None, PostingLists.of(block))
-        parts = []
+            n_rows = block.shape[0]
+            return CpuPrepared(block, (ListedPart(0, n_rows, PostingLists.of(block, np.arange(n_rows))),))
         # Parts of equal size: what a row costs beside its multiply-adds is paid once for each.
         n_parts = max(1, -(-block.shape[0] // self.part_rows))
-        for part in split_rows(block.shape[0], max(1, -(-block.shape[0] // n_parts))):
-            rows = rows_of(block, part)
-            distinct = Distinct.of(rows)
-            frequent = frequent_columns(rows, self.dense_share)
-            index = (
-                GroupIndex.of(rows, distinct, threads)
-                if frequent is None
-                else DenseIndex.of(rows, distinct, frequent)
-            )
-            parts.append(IndexedPart(part.start, distinct, index))
-        return CpuPrepared(block, tuple(parts))
+        parts = split_rows(block.shape[0], max(1, -(-block.shape[0] // n_parts)))
+        return CpuPrepared(block, tuple(one for part in parts for one in self._index(block, part, threads)))
+
+    def _index(self, block: CsrMatrix, part: Block, threads: int) -> list[Part]:
+        """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
+        rows = rows_of(block, part)
+        column_frequency = frequency.chunk(rows.indices, rows.shape[1])
+        if column_frequency @ column_frequency <= self.cheap_list * rows.nnz:
+            return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
+        frequent = frequent_columns(rows, column_frequency, self.dense_share)
+        del column_frequency  # as large as a small block's index
+        distinct = Distinct.of(rows)
+        if frequent is None:
+            index = GroupIndex.of(rows, distinct, threads)
+            return [IndexedPart(part.start, part.n_rows, distinct, index)]
+        too_long = np.flatnonzero(np.diff(rows.indptr) > LONGEST_ROW)
+        dense = IndexedPart(part.start, part.n_rows, distinct, DenseIndex.of(rows, distinct, frequent))
+        if not too_long.size:
+            return [dense]
+        return [dense, ListedPart(part.start, part.n_rows, PostingLists.of(rows, too_long))]
 
     def compute(
         self,
@@ -152,84 +190,98 @@ class CpuKernel:
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
         work = TileStats(queries.shape[0])
-        for rows, bounded in _runs(queries, candidates.parts):
-            some, best_of_them = rows_of(queries, rows), found.rows(rows.start, rows.stop)
-            offset = own_offset + rows.start
-            if not bounded:
-                work += self._exhaustive(some, candidates, best_of_them, candidates_start, offset)
+        for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
+            tile = _Tile(queries, found, candidates_start + part.start, own_offset - part.start)
+            if isinstance(part, ListedPart):
+                work += tile.exhaustive(np.arange(queries.shape[0]), part.lists)
                 continue
-            for part in _nearest_first(candidates.parts or (), offset, rows.n_rows):
-                work += _search_part(some, part, best_of_them, candidates_start, offset)
+            some, left = tile.bounded(part)
+            work += some
+            if left.size:
+                rows = rows_of(candidates.block, Block(0, part.start, part.start + part.n_rows))
+                for slab in split_rows(part.n_rows, self.slab_rows):
+                    work += tile.exhaustive(left, PostingLists.of(rows, np.arange(slab.start, slab.stop)))
         return found, work
 
-    def _exhaustive(
-        self, queries: CsrMatrix, candidates: CpuPrepared, found: TopK, candidates_start: int, own_offset: int
-    ) -> TileStats:
-        from noveltyflow.similarity.kernels.exhaustive import score_all
 
-        work = TileStats()
-        whole = Block(0, 0, candidates.n_rows)
-        # Lists that are not kept are made for some rows at a time, which takes little memory.
-        slabs = split_rows(candidates.n_rows, self.slab_rows) if candidates.lists is None else [whole]
-        for slab in slabs:
-            lists = candidates.lists or PostingLists.of(rows_of(candidates.block, slab))
-            multiply_adds, pairs = score_all(
-                queries.indptr.astype(np.int64),
-                queries.indices,
-                queries.data,
-                lists.indptr,
-                lists.rows,
-                lists.weights,
-                slab.n_rows,
-                found.similarities,
-                found.indices,
-                candidates_start + slab.start,
-                own_offset - slab.start,
-                self.slab_rows,
-            )
-            work += TileStats(0, multiply_adds, pairs, pairs)
-        return work
-
-
-def _nearest_first(parts: tuple[IndexedPart, ...], start: int, n_rows: int) -> list[IndexedPart]:
+def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Part]:
     """Parts by their distance from the queries' own rows, where the best thresholds are found; see `tiles.strip`."""
     return sorted(
         parts,
-        key=lambda part: max(part.start - start - n_rows, start - part.start - part.distinct.row_of.size, 0),
+        key=lambda part: max(part.start - start - n_rows, start - part.start - part.n_rows, 0),
     )
 
 
-def _runs(queries: CsrMatrix, parts: tuple[IndexedPart, ...] | None) -> list[tuple[Block, bool]]:
-    """Cut query rows into runs, with whether the sums over their weights are upper bounds that fit accumulators."""
-    whole = Block(0, 0, queries.shape[0])
-    if parts is None or (queries.nnz and queries.data.min() < 0):
-        return [(whole, False)]
-    dense = any(isinstance(part.index, DenseIndex) for part in parts)
-    fits = np.diff(queries.indptr) <= (LONGEST_ROW if dense else LONGEST_QUERY)
-    borders = [0, *(np.flatnonzero(fits[1:] != fits[:-1]) + 1).tolist(), whole.stop]
-    return [(Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop]
+@dataclass(frozen=True)
+class _Tile:
+    """Query rows, their best k so far, the number of a part's first row, and which of its rows is query row 0."""
 
+    queries: CsrMatrix
+    found: TopK
+    candidates_start: int
+    own_offset: int
 
-def _search_part(
-    queries: CsrMatrix, part: IndexedPart, found: TopK, candidates_start: int, own_offset: int
-) -> TileStats:
-    from noveltyflow.similarity.kernels.dense import search as dense
-    from noveltyflow.similarity.kernels.pruned import search as pruned
-    from noveltyflow.similarity.kernels.scoring import Members
+    def exhaustive(self, chosen: Int64Array, lists: PostingLists) -> TileStats:
+        """Compute all similarities of the chosen query rows."""
+        from noveltyflow.similarity.kernels.exhaustive import score_all
 
-    distinct = part.distinct
-    search_rows: Callable[..., AnyArray] = (
-        dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
-    )
-    work = search_rows(
-        queries.indptr.astype(np.int64),
-        queries.indices,
-        queries.data,
-        part.index,
-        Members(distinct.member_starts, distinct.members, candidates_start + part.start),
-        distinct.row_of,
-        own_offset - part.start,
-        found.similarities,
-        found.indices,
-    )
-    return TileStats(0, *work.tolist())
+        multiply_adds, pairs = score_all(
+            chosen,
+            self.queries.indptr.astype(np.int64),
+            self.queries.indices,
+            self.queries.data,
+            lists,
+            self.found.similarities,
+            self.found.indices,
+            self.candidates_start,
+            self.own_offset,
+        )
+        return TileStats(0, multiply_adds, pairs, pairs)
+
+    def bounded(self, part: IndexedPart) -> tuple[TileStats, Int64Array]:
+        """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
+        work, left = TileStats(), [np.empty(0, np.int64)]
+        for rows, fits in self._runs(part):
+            answered = 0
+            if fits:
+                some, answered = self._search(rows, part)
+                work += some
+            left.append(np.arange(rows.start + answered, rows.stop))
+        return work, np.concatenate(left)
+
+    def _runs(self, part: IndexedPart) -> list[tuple[Block, bool]]:
+        """Cut query rows into runs, with whether sums over their weights are upper bounds that fit accumulators."""
+        queries = self.queries
+        whole = Block(0, 0, queries.shape[0])
+        if queries.nnz and queries.data.min() < 0:
+            return [(whole, False)]
+        longest = LONGEST_ROW if isinstance(part.index, DenseIndex) else LONGEST_QUERY
+        fits = np.diff(queries.indptr) <= longest
+        borders = [0, *(np.flatnonzero(fits[1:] != fits[:-1]) + 1).tolist(), whole.stop]
+        return [
+            (Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop
+        ]
+
+    def _search(self, rows: Block, part: IndexedPart) -> tuple[TileStats, int]:
+        """Search for a run of rows; returns how many of them are answered, too."""
+        from noveltyflow.similarity.kernels.dense import search as dense
+        from noveltyflow.similarity.kernels.pruned import search as pruned
+        from noveltyflow.similarity.kernels.scoring import Members
+
+        queries, best = rows_of(self.queries, rows), self.found.rows(rows.start, rows.stop)
+        distinct = part.distinct
+        search_rows: Callable[..., tuple[AnyArray, int]] = (
+            dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
+        )
+        work, answered = search_rows(
+            queries.indptr.astype(np.int64),
+            queries.indices,
+            queries.data,
+            part.index,
+            Members(distinct.member_starts, distinct.members, self.candidates_start),
+            distinct.row_of,
+            self.own_offset + rows.start,
+            best.similarities,
+            best.indices,
+        )
+        return TileStats(0, *work.tolist()), answered

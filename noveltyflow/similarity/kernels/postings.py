@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numba
 import numpy as np
@@ -10,35 +10,37 @@ import numpy as np
 from noveltyflow.types import CsrMatrix, Float32Array, Int32Array, Int64Array
 
 
-@dataclass(frozen=True, eq=False)
-class PostingLists:
-    """Posting lists of a block; those of column c stand at `indptr[c]` to `indptr[c + 1]`."""
+class PostingLists(NamedTuple):
+    """Posting lists of some rows of a block; those of column c stand at `indptr[c]` to `indptr[c + 1]`.
+
+    `indptr` int64 (n_features + 1,), `rows` int32 and `weights` float32 (n_postings,); `numbers` int64 (n,): rows of
+    the block, ascending, that the numbers in `rows` stand for.
+    """
 
     indptr: Int64Array
     rows: Int32Array
     weights: Float32Array
+    numbers: Int64Array
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the three arrays."""
-        return self.indptr.nbytes + self.rows.nbytes + self.weights.nbytes
+        """Bytes of the arrays."""
+        return sum(part.nbytes for part in self)
 
     @classmethod
-    def of(cls, block: CsrMatrix, chosen: Int64Array | None = None) -> PostingLists:
-        """Transpose the CSR matrix `block`, or of its rows only those chosen, numbered as they stand there."""
-        chosen = np.arange(block.shape[0]) if chosen is None else chosen
-        lengths = np.diff(block.indptr)
-        nonzeros = int(lengths[chosen].sum())
+    def of(cls, block: CsrMatrix, numbers: Int64Array) -> PostingLists:
+        """Transpose the given rows, ascending, of the CSR matrix `block`."""
+        nonzeros = int(np.diff(block.indptr)[numbers].sum())
         indptr = np.zeros(block.shape[1] + 2, np.int64)
         rows = np.empty(nonzeros, np.int32)
         weights = np.empty(nonzeros, np.float32)
-        _transpose(chosen, block.indptr.astype(np.int64), block.indices, block.data, indptr, rows, weights)
-        return cls(indptr[:-1], rows, weights)
+        _transpose(numbers, block.indptr.astype(np.int64), block.indices, block.data, indptr, rows, weights)
+        return cls(indptr[:-1], rows, weights, numbers)
 
 
 @numba.njit(nogil=True, cache=True)
 def _transpose(
-    chosen: Int64Array,
+    numbers: Int64Array,
     block_indptr: Int64Array,
     block_columns: Int32Array,
     block_weights: Float32Array,
@@ -47,13 +49,13 @@ def _transpose(
     weights: Float32Array,
 ) -> None:
     # Two slots further on, so that filling moves each start to its own place and no copy is needed.
-    for row in chosen:
+    for row in numbers:
         for place in range(block_indptr[row], block_indptr[row + 1]):
             if block_columns[place] + 2 < indptr.size:
                 indptr[block_columns[place] + 2] += 1
     for column in range(2, indptr.size):
         indptr[column] += indptr[column - 1]
-    for number, row in enumerate(chosen):
+    for number, row in enumerate(numbers):
         for place in range(block_indptr[row], block_indptr[row + 1]):
             target = indptr[block_columns[place] + 1]
             rows[target] = number

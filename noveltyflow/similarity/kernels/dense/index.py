@@ -56,9 +56,13 @@ class DenseIndex(NamedTuple):
 
     @classmethod
     def of(cls, block: CsrMatrix, distinct: Distinct, frequent: Int64Array) -> DenseIndex:
-        """Index the distinct rows of a CSR matrix of non-negative weights with the given head columns."""
+        """Index the distinct rows of a CSR matrix of non-negative weights with the given head columns.
+
+        Rows of more than `LONGEST_ROW` columns stay out of it, as if they were empty.
+        """
         indptr = block.indptr.astype(np.int64)
         starts, ends = indptr[distinct.first], indptr[distinct.first + 1]
+        ends = np.where(ends - starts > LONGEST_ROW, starts, ends)
         column_of = _number_columns(block, frequent)
         n_head, n_tail = frequent.size, int(-2 - min(column_of.min(initial=-1), -1) + 1)
         n_groups = -(-starts.size // GROUP_ROWS)
@@ -95,16 +99,15 @@ class DenseIndex(NamedTuple):
         return sum(part.nbytes for part in (*own, self.row_starts, self.row_ends))
 
 
-def frequent_columns(block: CsrMatrix, least_share: float = LEAST_SHARE) -> Int64Array | None:
+def frequent_columns(block: CsrMatrix, frequency: Int64Array, least_share: float) -> Int64Array | None:
     """Head columns of a block that is better indexed this way, or None if it is not.
 
     It is where the frequent columns, as many as memory admits, carry more than `least_share` of the rows' squared
     weights.
     """
     n_rows, nonzeros = block.shape[0], int(block.nnz)
-    if nonzeros == 0 or np.diff(block.indptr).max() > LONGEST_ROW:
+    if nonzeros == 0:
         return None
-    frequency = _column_frequency(block.indices, np.zeros(block.shape[1], np.int64))
     chosen = np.flatnonzero(frequency * _FREQUENT > n_rows)
     most = _HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS)
     chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
@@ -127,13 +130,6 @@ def _number_columns(block: CsrMatrix, frequent: Int64Array) -> Int32Array:
     tail = np.flatnonzero(used)
     column_of[tail] = -2 - np.arange(tail.size, dtype=np.int32)
     return column_of
-
-
-@numba.njit(nogil=True, cache=True)
-def _column_frequency(columns: Int32Array, frequency: Int64Array) -> Int64Array:
-    for column in columns:
-        frequency[column] += 1
-    return frequency
 
 
 @numba.njit(nogil=True, cache=True)

@@ -10,7 +10,10 @@ import numpy as np
 from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, LEVELS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
 from noveltyflow.similarity.kernels.scoring import (
+    PATIENCE,
+    SCORE_COST,
     SINGLE,
+    TIMES_ALL,
     Members,
     Query,
     enter_columns,
@@ -103,16 +106,17 @@ def search_rows(
     own_offset: int,
     similarities: Float32Array,
     neighbors: Int64Array,
-) -> Int64Array:
-    """Improve the best k of every query row, in place; returns products, candidates, similarities computed.
+) -> tuple[Int64Array, int]:
+    """Improve the best k of query rows, in place; returns products, candidates, similarities computed; rows answered.
 
-    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
+    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
+    are answered where bounds, for those up to here, have spared nothing: to compute everything is quicker then.
     """
     longest_query = 0
     for row in range(indptr.size - 1):
         longest_query = max(longest_query, indptr[row + 1] - indptr[row])
     batch = _make_batch(longest_query)
-    n_slabs = -(-index.row_starts.size // SLAB_ROWS)
+    n_slabs, everything = -(-index.row_starts.size // SLAB_ROWS), 0
     for start in range(0, indptr.size - 1, BATCH_ROWS):
         stop = min(start + BATCH_ROWS, indptr.size - 1)
         _load(indptr[start : stop + 1], columns, weights, index, batch)
@@ -138,7 +142,10 @@ def search_rows(
                     neighbors,
                 )
                 _answer(index, members, query, slab, row - start, batch)
-    return batch.work[:3]
+        everything += index.row_starts.size * int(np.sum(batch.n_heads[: stop - start]))
+        if batch.work[2] * SCORE_COST > TIMES_ALL * everything + PATIENCE:
+            return batch.work[:3], stop
+    return batch.work[:3], indptr.size - 1
 
 
 @numba.njit(nogil=True, cache=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.index import GroupIndex
+from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, prefetch, reaching
 from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import SINGLE
@@ -16,7 +16,9 @@ _LISTS_AHEAD = 8
 
 
 @uncounted
-def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: float, budget: int) -> int:
+def walk(
+    index: GroupIndex, scratch: Scratch, start: int, known: int, skip: float, budget: int, skipped: float
+) -> tuple[int, float]:
     """Add the postings whose suffix norms allow more than `skip`, from column `start` on.
 
     Of a candidate y, let c be the first column shared with the query x that is not added. There the suffix
@@ -24,25 +26,45 @@ def walk(index: GroupIndex, scratch: Scratch, start: int, known: int, skip: floa
     most that much. So x·y <= accumulated + skip. A later walk with a smaller `skip` goes on where the lists
     were left.
 
-    Returns the column at which the budget of multiply-adds was used up, or `known` when all was walked.
+    Returns the column before which the budget of multiply-adds is used up, or `known` when all was walked; and the
+    largest such product that is left, which can be much less than `skip`, or `skipped` if that is more, the largest
+    before `start`. A list that is longer than the budget is added if it is the first.
     """
     spent = 0
     for step in range(start, known):
         if scratch.reach[step] <= skip:
+            skipped = max(skipped, scratch.reach[step])
             break
         level = 255.0 * skip / scratch.norm[step]
         if level >= 255.0:
+            skipped = max(skipped, scratch.reach[step])
             break
         prefetch(index.postings, scratch.cursor[min(step + _LISTS_AHEAD, known - 1)])
         left = index.postings[scratch.cursor[step] : scratch.end[step]]
+        if (
+            spent and spent + left.size > budget
+        ):  # what is found so far may tell that a long list can be skipped
+            scratch.work[0] += spent
+            return step, skipped
         added = _add(left, scratch.weight[step], np.uint32(level), scratch.accumulators)
+        if added < left.size:
+            skipped = max(skipped, scratch.norm[step] * (np.float64(left[added] & np.uint32(0xFF)) / 255.0))
         scratch.cursor[step] += added
         spent += added
         if spent >= budget:
             scratch.work[0] += spent
-            return step + 1
+            return step + 1, skipped
     scratch.work[0] += spent
-    return known
+    return known, skipped * ROUND_UP
+
+
+@uncounted
+def unwalked(scratch: Scratch, known: int) -> int:
+    """How many postings are left in the lists of a query."""
+    left = 0
+    for step in range(known):
+        left += scratch.end[step] - scratch.cursor[step]
+    return left
 
 
 @uncounted

@@ -6,7 +6,14 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.accumulate import collect, largest, still_possible, threshold, walk
+from noveltyflow.similarity.kernels.pruned.accumulate import (
+    collect,
+    largest,
+    still_possible,
+    threshold,
+    unwalked,
+    walk,
+)
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.query import (
@@ -17,7 +24,7 @@ from noveltyflow.similarity.kernels.pruned.query import (
     make_scratch,
 )
 from noveltyflow.similarity.kernels.pruned.verify import settle, settle_best
-from noveltyflow.similarity.kernels.scoring import Members, Query
+from noveltyflow.similarity.kernels.scoring import PATIENCE, SCORE_COST, TIMES_ALL, Members, Query
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
@@ -44,10 +51,11 @@ def search_rows(
     own_offset: int,
     similarities: Float32Array,
     neighbors: Int64Array,
-) -> Int64Array:
-    """Improve the best k of every query row, in place; returns multiply-adds, groups bounded, similarities.
+) -> tuple[Int64Array, int]:
+    """Improve the best k of query rows, in place; returns multiply-adds, groups bounded, similarities; rows answered.
 
-    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
+    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
+    are answered where bounds, for those up to here, have spared nothing: to compute everything is quicker then.
     """
     longest = 0
     for row in range(indptr.size - 1):
@@ -74,7 +82,22 @@ def search_rows(
             settle(index, members, query, scratch.candidates[:likely], np.inf, scratch)
             _answer(index, members, query, known, scratch)
         clear_query(query.columns, known, scratch)
-    return scratch.work[:3]
+        if _costs(index, scratch) > TIMES_ALL * GROUP_ROWS * scratch.work[4] + PATIENCE:
+            return scratch.work[:3], row + 1
+    return scratch.work[:3], indptr.size - 1
+
+
+@uncounted
+def _costs(index: GroupIndex, scratch: Scratch) -> float:
+    """What has been done so far, in multiply-adds."""
+    added, bounded, scored = scratch.work[0], scratch.work[1], scratch.work[2]
+    return float(added + bounded * (_GROUP_COST * _group_places(index)) + scored * SCORE_COST)
+
+
+@uncounted
+def _group_places(index: GroupIndex) -> int:
+    """Places of a record, on average."""
+    return index.postings.size // max(1, index.record_starts.size - 1)
 
 
 @uncounted
@@ -99,21 +122,28 @@ def _likely_groups(
 
 @uncounted
 def _answer(index: GroupIndex, members: Members, query: Query, known: int, scratch: Scratch) -> None:
-    """Raise the threshold with good candidates, then skip as much as pays, then settle what is left."""
+    """Raise the threshold with good candidates, then skip as much as pays, then settle what is left.
+
+    Where that is more than the rest of all lists, nothing is skipped.
+    """
     begun = scratch.work[0]
     skip = _seed(index, members, query, known, scratch)
     found, before = collect(scratch, threshold(query.similarities[-1], skip)), _NO_LIMIT
+    group_places = _group_places(index)
     for share in SHARES[1:]:
         if found > AT_ONCE:
             settle_best(index, members, query, found, skip, scratch)
             found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
-        places = found * (index.postings.size // max(1, index.record_starts.size - 1))
+        places = found * group_places
         spent = scratch.work[0] - begun
         if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
             break
         before = found
         skip = min(skip, _skippable(share, query.similarities[-1]))
-        walk(index, scratch, 0, known, skip, _NO_LIMIT)
+        _, skip = walk(index, scratch, 0, known, skip, _NO_LIMIT, 0.0)
+        found = collect(scratch, threshold(query.similarities[-1], skip))
+    if found > AT_ONCE and unwalked(scratch, known) < found * group_places * _GROUP_COST:
+        _, skip = walk(index, scratch, 0, known, 0.0, _NO_LIMIT, 0.0)
         found = collect(scratch, threshold(query.similarities[-1], skip))
     settle_best(index, members, query, found, skip, scratch)
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
@@ -128,12 +158,12 @@ def _skippable(share: float, similarity: float) -> float:
 @uncounted
 def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch: Scratch) -> float:
     """Walk all lists, and raise the threshold on the way; returns what may have been skipped."""
-    step, budget = 0, FIRST_BUDGET
+    step, budget, skipped = 0, FIRST_BUDGET, 0.0
     while True:
         skip = _skippable(SHARES[0], query.similarities[-1])
-        step = walk(index, scratch, step, known, skip, budget)
+        step, skipped = walk(index, scratch, step, known, skip, budget, skipped)
         if step >= known:
-            return skip
+            return skipped
         half = 0.5 * np.float64(query.similarities[-1])
         if half > 0.0:
             found = collect(scratch, threshold(half, 0.0))
