@@ -7,6 +7,7 @@ import dataclasses
 import gzip
 import json
 import lzma
+import random
 import re
 import subprocess
 import sys
@@ -39,6 +40,16 @@ PACKERS = {
     "bz2": bz2.compress,
     "xz": lzma.compress,
 }
+
+
+def cyrillic_urls(n: int) -> list[str]:
+    """URLs of some 300 characters, of which each letter takes six bytes of the canonical form."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("абвгдежзийклмнопрстуфхцчшщъыьэюя", k=9)) for _ in range(3_000)]
+    hosts = [f"http://{word}.рф/" for word in words[:200]]
+    return [draw.choice(hosts) + "/".join(draw.choices(words, k=draw.randint(20, 40))) for _ in range(n)]
+
+
 SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
@@ -47,6 +58,11 @@ SHAPES = {
         some_urls(20_000, seed=1),
         ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
         5_000,
+    ),
+    "not ASCII": (
+        cyrillic_urls(6_000),
+        ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2))),
+        3_000,
     ),
 }
 
