@@ -14,9 +14,11 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.features.frequency import chunk
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.runtime.disk import room_for
 from noveltyflow.runtime.memory import (
     SHUFFLE_BYTES,
     InputShape,
+    disk_bytes,
     fit_blocks,
     in_surt_order,
     input_tasks,
@@ -101,7 +103,7 @@ class Forecast:
     memory_limit : int
         What a worker may have.
     disk : int
-        At most; compression saves more than half of it. Scratch space is included.
+        Of the run folder when it is largest, scratch space included, compressed as well as the sample.
     tasks : list of TaskForecast
         Every kind of task.
     start_seconds : float
@@ -183,12 +185,10 @@ def _untimed(
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
-    nonzeros = int(n_rows * shape.nonzeros_per_row)
-    neighbors = 24 * n_rows * settings.neighbors.n_neighbors
     return Forecast(
         lines=shape.lines,
         rows=n_rows,
-        nonzeros=nonzeros,
+        nonzeros=int(n_rows * shape.nonzeros_per_row),
         block_rows=block_rows,
         blocks=-(-n_rows // block_rows),
         workers=capacity.workers,
@@ -197,7 +197,7 @@ def _untimed(
         allowed_mem=capacity.allowed_mem,
         projected_mem=_worker_peak(tasks, capacity),
         memory_limit=capacity.memory_limit,
-        disk=int(3 * shape.lines * (shape.url_bytes + 32) + 8 * nonzeros + neighbors),
+        disk=disk_bytes(shape, settings.neighbors.n_neighbors),
         tasks=tasks,
         start_seconds=capacity.start_seconds,
     )
@@ -212,14 +212,19 @@ def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
     return RESERVED_BYTES + max(shuffled, capacity.threads_per_worker * tile.projected_mem + kept)
 
 
-def require_fit(found: Forecast) -> None:
-    """Refuse a run with a task that needs more than its share of a worker.
+def require_fit(found: Forecast, out: str) -> None:
+    """Refuse a task that needs more than its share of a worker, or a disk without room for the folder `out`.
 
     Raises
     ------
     ResourceError
-        Naming the stage, both figures, and the setting to change.
+        Naming the stage or the disk, both figures, and the setting to change.
     """
+    if (room := room_for(out)) is not None and room < found.disk:
+        raise ResourceError(
+            f"{out}: the run needs up to {mebibytes(found.disk)} of disk, there is room for {mebibytes(room)}; free "
+            "some space, or give an --out on another disk"
+        )
     for task in found.tasks:
         if task.projected_mem > found.allowed_mem:
             enough = (RESERVED_BYTES + found.threads_per_worker * task.projected_mem) / 0.8

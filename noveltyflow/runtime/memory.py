@@ -1,4 +1,4 @@
-"""The memory model: peak bytes of every kind of task, from the shape of the input. Pure, and tested by measuring."""
+"""The model of memory and disk: peak bytes, from the shape of the input. Pure, and tested by measuring."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
@@ -42,7 +43,7 @@ SHUFFLE_BYTES = 64 * _MIB
 
 @dataclass(frozen=True)
 class InputShape:
-    """What the memory of tasks depends on.
+    """What the memory of tasks, and the disk, depend on.
 
     Attributes
     ----------
@@ -57,6 +58,8 @@ class InputShape:
         takes three times as many.
     nonzeros_per_row : float
         Mean number of distinct n-grams of a URL, where it is highest.
+    scratch_bytes, stored_bytes : float
+        Mean bytes of a record on disk, compressed: while rows are made, and as a row with its features.
     """
 
     lines: int
@@ -64,6 +67,8 @@ class InputShape:
     url_bytes: float
     growth: float
     nonzeros_per_row: float
+    scratch_bytes: float = 0.0
+    stored_bytes: float = 0.0
 
 
 def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
@@ -74,9 +79,27 @@ def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings)
         return InputShape(lines, _densest(sizes), _densest(sizes), 1.0, 0.0)
     written = np.array([len(url or "") for url in canonicalize(samples, settings.urls).urls])
     lengths = np.array([len(url) for url in urls])
-    nonzeros = np.diff(hash_block(urls, settings.features).indptr)
-    growth = max(1.0, _densest(written, sizes))
-    return InputShape(lines, _densest(sizes), _densest(lengths), growth, _densest(nonzeros))
+    counts = hash_block(urls, settings.features)
+    text = "\n".join(urls).encode()
+    rows = _compressed(text) + 16 * len(urls)
+    # Records as they were read, and URLs twice, once in SURT order; besides numbers of 40 bytes.
+    scratch = _compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw") + 2 * _compressed(
+        text, "lz4_raw"
+    )
+    features = _compressed(counts.indices.tobytes()) + _compressed(counts.data.tobytes())
+    return InputShape(
+        lines,
+        _densest(sizes),
+        _densest(lengths),
+        max(1.0, _densest(written, sizes)),
+        _densest(np.diff(counts.indptr)),
+        (scratch + rows) / len(samples) + 40,
+        (rows + features) / len(urls),
+    )
+
+
+def _compressed(data: bytes, codec: str = "zstd") -> int:
+    return len(pa.compress(data, codec=codec, asbytes=True))
 
 
 def _size(text: str) -> int:
@@ -103,6 +126,15 @@ def _densest(values: AnyArray, of: AnyArray | None = None) -> float:
 def _at_once(lines: int, records: int) -> int:
     """How many parts of so many records one task takes, so that there are not too many tasks."""
     return max(1, -(-lines // (records * MOST_TASKS)))
+
+
+def disk_bytes(shape: InputShape, n_neighbors: int) -> int:
+    """Bytes of the run folder when it is largest, if no URL occurs twice: before its rows are stored, or at the end.
+
+    A neighbour is stored twice, once in checkpoints, in 12 bytes each time.
+    """
+    finished = shape.stored_bytes + 2 * 12 * n_neighbors
+    return int(shape.lines * max(shape.scratch_bytes, finished))
 
 
 def input_tasks(shape: InputShape) -> dict[str, int]:

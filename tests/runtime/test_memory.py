@@ -200,7 +200,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
         ResourceError,
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
     ):
-        require_fit(tight)
+        require_fit(tight, "run.zarr")
 
 
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
