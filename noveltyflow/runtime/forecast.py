@@ -162,7 +162,7 @@ def forecast(
         When no size of blocks fits into the workers' memory.
     """
     samples = _samples(shards, settings)
-    lines = rows or _estimated_lines(shards)
+    lines = rows or _estimated_lines(shards, settings.input.max_ratio)
     shape = sampled_shape(samples, lines, settings)
     found = _untimed(shards, shape, settings, capacity, block_rows)
     if timed and capacity.backends == ("cpu",):
@@ -269,14 +269,14 @@ def _samples(shards: Sequence[Shard], settings: ScoringSettings) -> list[str]:
     return [text for some in batches for batch in some for text in batch.texts]
 
 
-def _estimated_lines(shards: Sequence[Shard]) -> int:
+def _estimated_lines(shards: Sequence[Shard], max_ratio: int) -> int:
     """Lines of all shards, if they are as dense everywhere as where some of them begin."""
-    counts = [_count_lines(shard) for shard in _spread(shards)]
+    counts = [_count_lines(shard, max_ratio) for shard in _spread(shards)]
     lines, read = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 1)
     return round(sum(shard.size for shard in shards) * lines / max(read, 1))
 
 
-def _count_lines(shard: Shard) -> tuple[int, int]:
+def _count_lines(shard: Shard, max_ratio: int) -> tuple[int, int]:
     """Lines at the beginning of a shard, and the stored bytes that hold them."""
     with opened(shard.source, shard.path) as raw:
         if shard.format == "parquet":
@@ -288,12 +288,16 @@ def _count_lines(shard: Shard) -> tuple[int, int]:
         raw.seek(shard.start)
         lines = held = read = 0
         block = b"\n"
-        for block in decompressed(raw, shard.compression, shard.source):
+        for block in decompressed(raw, shard.compression, shard.source, max_ratio):
             before, read = read, raw.tell() - shard.start
             if held >= _PEEK_BYTES and read > before > 0:
                 # Only when a decoder wants more is it known that it has given all of what it read before.
                 return lines, before
-            lines, held = lines + block.count(b"\n"), held + len(block)
+            lines += block.count(b"\n")
+            # A first line that is longer than this says nothing about the others.
+            held += len(block) if lines else 0
+            if shard.compression is None and read >= shard.size:
+                break
         return lines + (not block.endswith(b"\n")), shard.size
 
 

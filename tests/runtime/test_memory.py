@@ -12,6 +12,7 @@ import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -22,7 +23,7 @@ from helpers import ROOT, Cli, some_urls
 from runtime.faults import start, workers_of
 
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
-from noveltyflow.errors import ResourceError
+from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
 from noveltyflow.runtime.submit import plan_workflow
@@ -148,6 +149,22 @@ def test_lines_and_nonzeros_are_estimated_from_a_sample(form: str, tmp_path: Pat
     found = planned(path, 4 << 30)
     assert found.lines == pytest.approx(50_000, rel=0.05)
     assert found.nonzeros / found.rows == pytest.approx(3 * 40, rel=0.5)
+
+
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_first_line_of_any_length_does_not_hide_the_others(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    text = "\n".join(some_urls(50_000)).encode()
+    (tmp_path / "urls.txt").write_bytes(pack(b"x" * (9 << 20) + b"\n" + text))
+    assert planned(tmp_path / "urls.txt", 4 << 30).lines == pytest.approx(50_000, rel=0.05)
+
+
+def test_a_bomb_behind_the_sample_is_refused_by_the_forecast(tmp_path: Path) -> None:
+    text = "\n".join(some_urls(10_000)).encode()
+    (tmp_path / "urls.txt").write_bytes(PACKERS["zstd"](text + bytes(100 << 20)))
+    with pytest.raises(InputError, match=r"urls\.txt: .* more than 500 times as many.*--max-ratio"):
+        planned(tmp_path / "urls.txt", 4 << 30)
 
 
 def test_larger_inputs_take_more(tmp_path: Path) -> None:
