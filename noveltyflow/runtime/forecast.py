@@ -31,6 +31,7 @@ from noveltyflow.runtime.plan import (
     MOST_TASKS,
     RESERVED_BYTES,
     STAGE_OF,
+    limit_for,
     mebibytes,
     usable_memory,
 )
@@ -227,10 +228,10 @@ def require_fit(found: Forecast, out: str) -> None:
         )
     for task in found.tasks:
         if task.projected_mem > found.allowed_mem:
-            enough = (RESERVED_BYTES + found.threads_per_worker * task.projected_mem) / 0.8
+            enough = limit_for(task.projected_mem, found.threads_per_worker)
             raise ResourceError(
                 f"stage {task.stage}: a task {task.name!r} needs {mebibytes(task.projected_mem)}, a worker has "
-                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(int(enough))}, "
+                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(enough)}, "
                 "or lower --threads-per-worker"
             )
 
