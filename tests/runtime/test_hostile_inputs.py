@@ -6,11 +6,13 @@ import gzip
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dask.base import tokenize
 from helpers import Cli
 from hostile_inputs import BEFORE, ZEROS, long_line, tiny_shards
 
@@ -170,6 +172,17 @@ def test_what_the_client_keeps_of_a_piece_is_bounded_by_bytes(tmp_path: Path) ->
     assert short >= 256
     assert 1 <= long < short
     assert characters <= 64 << 10
+
+
+def test_to_name_tasks_by_their_shards_takes_little_memory(tmp_path: Path) -> None:
+    shards = plan_shards([str(tiny_shards(tmp_path, 1_000))], InputSettings())
+    tokenize(shards[:1])
+    tracemalloc.start()
+    tokens = {tokenize(shards), tokenize(shards), tokenize(shards[1:])}
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(tokens) == 2
+    assert taken < 500 * len(shards)
 
 
 def test_many_tiny_shards_are_one_run(tmp_path: Path) -> None:
