@@ -344,7 +344,7 @@ def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int |
         return None
     try:
         return int(parse_bytes(text))
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise SettingsError(f"{name} {text!r} is not a number of bytes such as 700MiB or 2GB") from error
 
 

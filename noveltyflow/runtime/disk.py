@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from distributed import WorkerPlugin
@@ -39,6 +41,21 @@ class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed 
     def teardown(self, worker: Any) -> None:
         """See `WorkerPlugin.teardown`."""
         worker.metrics.pop(METRIC, None)
+
+
+def room_for(run: str) -> int | None:
+    """Bytes that a run in this folder may come to: what its disk has free, and what it holds already.
+
+    What an earlier command left there is either part of the same run, or removed. None where the folder is not local.
+    """
+    if not is_local(run):
+        return None
+    path, held = Path(run).absolute(), 0
+    there = next(folder for folder in (path, *path.parents) if folder.exists())
+    for file in path.rglob("*"):
+        with contextlib.suppress(OSError):  # a run that goes on meanwhile removes files
+            held += file.lstat().st_size
+    return shutil.disk_usage(there).free + held
 
 
 def fullest(folders: Sequence[str]) -> tuple[str, int] | None:

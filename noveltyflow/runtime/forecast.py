@@ -14,9 +14,11 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.features.frequency import chunk
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.runtime.disk import room_for
 from noveltyflow.runtime.memory import (
     SHUFFLE_BYTES,
     InputShape,
+    disk_bytes,
     fit_blocks,
     in_surt_order,
     input_tasks,
@@ -29,6 +31,7 @@ from noveltyflow.runtime.plan import (
     MOST_TASKS,
     RESERVED_BYTES,
     STAGE_OF,
+    limit_for,
     mebibytes,
     usable_memory,
 )
@@ -101,7 +104,7 @@ class Forecast:
     memory_limit : int
         What a worker may have.
     disk : int
-        At most; compression saves more than half of it. Scratch space is included.
+        Of the run folder when it is largest, scratch space included, compressed as well as the sample.
     tasks : list of TaskForecast
         Every kind of task.
     start_seconds : float
@@ -160,7 +163,7 @@ def forecast(
         When no size of blocks fits into the workers' memory.
     """
     samples = _samples(shards, settings)
-    lines = rows or _estimated_lines(shards)
+    lines = rows or _estimated_lines(shards, settings.input.max_ratio)
     shape = sampled_shape(samples, lines, settings)
     found = _untimed(shards, shape, settings, capacity, block_rows)
     if timed and capacity.backends == ("cpu",):
@@ -183,12 +186,10 @@ def _untimed(
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
-    nonzeros = int(n_rows * shape.nonzeros_per_row)
-    neighbors = 24 * n_rows * settings.neighbors.n_neighbors
     return Forecast(
         lines=shape.lines,
         rows=n_rows,
-        nonzeros=nonzeros,
+        nonzeros=int(n_rows * shape.nonzeros_per_row),
         block_rows=block_rows,
         blocks=-(-n_rows // block_rows),
         workers=capacity.workers,
@@ -197,7 +198,7 @@ def _untimed(
         allowed_mem=capacity.allowed_mem,
         projected_mem=_worker_peak(tasks, capacity),
         memory_limit=capacity.memory_limit,
-        disk=int(3 * shape.lines * (shape.url_bytes + 32) + 8 * nonzeros + neighbors),
+        disk=disk_bytes(shape, settings.neighbors.n_neighbors),
         tasks=tasks,
         start_seconds=capacity.start_seconds,
     )
@@ -212,20 +213,25 @@ def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
     return RESERVED_BYTES + max(shuffled, capacity.threads_per_worker * tile.projected_mem + kept)
 
 
-def require_fit(found: Forecast) -> None:
-    """Refuse a run with a task that needs more than its share of a worker.
+def require_fit(found: Forecast, out: str) -> None:
+    """Refuse a task that needs more than its share of a worker, or a disk without room for the folder `out`.
 
     Raises
     ------
     ResourceError
-        Naming the stage, both figures, and the setting to change.
+        Naming the stage or the disk, both figures, and the setting to change.
     """
+    if (room := room_for(out)) is not None and room < found.disk:
+        raise ResourceError(
+            f"{out}: the run needs up to {mebibytes(found.disk)} of disk, there is room for {mebibytes(room)}; free "
+            "some space, or give an --out on another disk"
+        )
     for task in found.tasks:
         if task.projected_mem > found.allowed_mem:
-            enough = (RESERVED_BYTES + found.threads_per_worker * task.projected_mem) / 0.8
+            enough = limit_for(task.projected_mem, found.threads_per_worker)
             raise ResourceError(
                 f"stage {task.stage}: a task {task.name!r} needs {mebibytes(task.projected_mem)}, a worker has "
-                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(int(enough))}, "
+                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(enough)}, "
                 "or lower --threads-per-worker"
             )
 
@@ -264,14 +270,14 @@ def _samples(shards: Sequence[Shard], settings: ScoringSettings) -> list[str]:
     return [text for some in batches for batch in some for text in batch.texts]
 
 
-def _estimated_lines(shards: Sequence[Shard]) -> int:
+def _estimated_lines(shards: Sequence[Shard], max_ratio: int) -> int:
     """Lines of all shards, if they are as dense everywhere as where some of them begin."""
-    counts = [_count_lines(shard) for shard in _spread(shards)]
+    counts = [_count_lines(shard, max_ratio) for shard in _spread(shards)]
     lines, read = (sum(column) for column in zip(*counts, strict=True)) if counts else (0, 1)
     return round(sum(shard.size for shard in shards) * lines / max(read, 1))
 
 
-def _count_lines(shard: Shard) -> tuple[int, int]:
+def _count_lines(shard: Shard, max_ratio: int) -> tuple[int, int]:
     """Lines at the beginning of a shard, and the stored bytes that hold them."""
     with opened(shard.source, shard.path) as raw:
         if shard.format == "parquet":
@@ -283,12 +289,16 @@ def _count_lines(shard: Shard) -> tuple[int, int]:
         raw.seek(shard.start)
         lines = held = read = 0
         block = b"\n"
-        for block in decompressed(raw, shard.compression, shard.source):
+        for block in decompressed(raw, shard.compression, shard.source, max_ratio):
             before, read = read, raw.tell() - shard.start
             if held >= _PEEK_BYTES and read > before > 0:
                 # Only when a decoder wants more is it known that it has given all of what it read before.
                 return lines, before
-            lines, held = lines + block.count(b"\n"), held + len(block)
+            lines += block.count(b"\n")
+            # A first line that is longer than this says nothing about the others.
+            held += len(block) if lines else 0
+            if shard.compression is None and read >= shard.size:
+                break
         return lines + (not block.endswith(b"\n")), shard.size
 
 

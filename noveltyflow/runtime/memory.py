@@ -1,11 +1,13 @@
-"""The memory model: peak bytes of every kind of task, from the shape of the input. Pure, and tested by measuring."""
+"""The model of memory and disk: peak bytes, from the shape of the input. Pure, and tested by measuring."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
@@ -30,6 +32,7 @@ _LEAST_PIECE_RECORDS = 50_000
 _PIECE_RECORDS = _LEAST_PIECE_RECORDS + 16_384
 """A piece is written once it has 50,000 records, of which the last batch may have brought 16,384."""
 _PIECE_BYTES = 2 * 16 * _MIB
+"""Of records as they were read; a piece is written once it has 16 MiB, and the last batch may bring as many."""
 _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
@@ -40,31 +43,67 @@ SHUFFLE_BYTES = 64 * _MIB
 
 @dataclass(frozen=True)
 class InputShape:
-    """What the memory of tasks depends on.
+    """What the memory of tasks, and the disk, depend on.
 
     Attributes
     ----------
     lines : int
         Records of the input.
+    record_bytes : float
+        Mean size of a record, as UTF-8 or as a Python string, whichever is larger, where it is largest.
     url_bytes : float
-        Mean length of a URL, where it is longest.
+        Mean length of a canonical URL, where it is longest.
+    growth : float
+        Bytes of canonical URLs for each byte of records, where there are most, and at least 1: what is not ASCII
+        takes three times as many.
     nonzeros_per_row : float
         Mean number of distinct n-grams of a URL, where it is highest.
+    scratch_bytes, stored_bytes : float
+        Mean bytes of a record on disk, compressed: while rows are made, and as a row with its features.
     """
 
     lines: int
+    record_bytes: float
     url_bytes: float
+    growth: float
     nonzeros_per_row: float
+    scratch_bytes: float = 0.0
+    stored_bytes: float = 0.0
 
 
 def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
     """Shape of an input from some of its records; long URLs stand together, so the densest part counts."""
+    sizes = np.array([_size(text) for text in samples] or [0])
     urls = in_surt_order(samples, settings)
     if not urls:
-        return InputShape(lines, float(np.mean([len(text) for text in samples] or [0])), 0.0)
+        return InputShape(lines, _densest(sizes), _densest(sizes), 1.0, 0.0)
+    written = np.array([len(url or "") for url in canonicalize(samples, settings.urls).urls])
     lengths = np.array([len(url) for url in urls])
-    nonzeros = np.diff(hash_block(urls, settings.features).indptr)
-    return InputShape(lines, _densest(lengths), _densest(nonzeros))
+    counts = hash_block(urls, settings.features)
+    text = "\n".join(urls).encode()
+    rows = _compressed(text) + 16 * len(urls)
+    # Records as they were read, and URLs twice, once in SURT order; besides numbers of 40 bytes.
+    scratch = _compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw") + 2 * _compressed(
+        text, "lz4_raw"
+    )
+    features = _compressed(counts.indices.tobytes()) + _compressed(counts.data.tobytes())
+    return InputShape(
+        lines,
+        _densest(sizes),
+        _densest(lengths),
+        max(1.0, _densest(written, sizes)),
+        _densest(np.diff(counts.indptr)),
+        (scratch + rows) / len(samples) + 40,
+        (rows + features) / len(urls),
+    )
+
+
+def _compressed(data: bytes, codec: str = "zstd") -> int:
+    return len(pa.compress(data, codec=codec, asbytes=True))
+
+
+def _size(text: str) -> int:
+    return max(len(text.encode("utf-8", "replace")), sys.getsizeof(text) - sys.getsizeof(""))
 
 
 def in_surt_order(samples: Sequence[str], settings: ScoringSettings) -> list[str]:
@@ -76,10 +115,12 @@ def in_surt_order(samples: Sequence[str], settings: ScoringSettings) -> list[str
     ]
 
 
-def _densest(values: AnyArray) -> float:
-    """The highest mean of some hundreds of neighbouring values."""
-    parts = np.array_split(values, max(1, min(_PARTS, len(values) // _LEAST_IN_PART)))
-    return float(max(part.mean() for part in parts))
+def _densest(values: AnyArray, of: AnyArray | None = None) -> float:
+    """The highest mean of some hundreds of neighbouring values, or the highest share of others beside them."""
+    n_parts = max(1, min(_PARTS, len(values) // _LEAST_IN_PART))
+    wholes = np.array_split(np.ones(len(values)) if of is None else of, n_parts)
+    parts = np.array_split(values, n_parts)
+    return float(max(part.sum() / max(1, whole.sum()) for part, whole in zip(parts, wholes, strict=True)))
 
 
 def _at_once(lines: int, records: int) -> int:
@@ -87,18 +128,28 @@ def _at_once(lines: int, records: int) -> int:
     return max(1, -(-lines // (records * MOST_TASKS)))
 
 
+def disk_bytes(shape: InputShape, n_neighbors: int) -> int:
+    """Bytes of the run folder when it is largest, if no URL occurs twice: before its rows are stored, or at the end.
+
+    A neighbour is stored twice, once in checkpoints, in 12 bytes each time.
+    """
+    finished = shape.stored_bytes + 2 * 12 * n_neighbors
+    return int(shape.lines * max(shape.scratch_bytes, finished))
+
+
 def input_tasks(shape: InputShape) -> dict[str, int]:
     """Peak bytes of the tasks whose size does not depend on the row blocks."""
     records = min(shape.lines, _PIECE_RECORDS)
-    text = min(int(records * shape.url_bytes), _PIECE_BYTES)
+    text = min(int(records * shape.record_bytes), _PIECE_BYTES)
+    urls = int(min(records * shape.url_bytes, _PIECE_BYTES * shape.growth))
     pieces = _at_once(shape.lines, _LEAST_PIECE_RECORDS)
     in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
     return {
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
         "read": _BUFFERS + 5 * text + 500 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
-        "canonical": _BUFFERS + pieces * (12 * text + 800 * records),
-        "sort": _BUFFERS + int(in_range * (4.5 * shape.url_bytes + 300)),
+        "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
+        "sort": _BUFFERS + int(in_range * (8 * shape.url_bytes + 100)),
     }
 
 
@@ -135,10 +186,10 @@ def block_tasks(
 ) -> Mapping[str, Callable[[int], int]]:
     """Peak bytes of the tasks that take row blocks, as functions of the rows in a block; tiles of so many blocks."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
-    # A block is cut from whole ranges, which hold every URL twice, once in SURT order.
+    # A block is cut from whole ranges, which hold every URL twice, once in SURT order; their files are mapped.
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
     in_ranges = min(shape.lines, 2 * _RANGE_RECORDS * _at_once(shape.lines, _AIM_RANGE_RECORDS))
-    ranges = int(in_ranges * (2 * shape.url_bytes + 40))
+    ranges = int(in_ranges * (3 * shape.url_bytes + 40))
 
     def nonzeros(rows: int) -> int:
         return int(rows * shape.nonzeros_per_row)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 
 from noveltyflow.errors import ResourceError
@@ -12,8 +13,8 @@ TASK_BYTES = 32 << 20
 """What a tile may take besides its data: buffers of codecs, fragments of the heap, rows longer than all others."""
 MOST_TASKS = 5_000
 """Tasks of one kind in a stage at most; beyond, each does more, since a scheduler must remember them all."""
-LEAST_TASK_BYTES = 64 << 20
-"""What a worker must have for each task, whatever it is."""
+LEAST_TASK_BYTES = 80 << 20
+"""What a worker must have for each task, whatever it is: as much as where document frequencies meet."""
 USABLE_SHARE = 0.8
 """Of a worker's memory limit, where Dask pauses it."""
 SMALLEST_BLOCK, _LARGEST_BLOCK = 1_024, 65_536
@@ -45,6 +46,11 @@ def usable_memory(memory_limit: int) -> int:
     return max(0, int(memory_limit * USABLE_SHARE) - RESERVED_BYTES)
 
 
+def limit_for(task_bytes: int, threads: int = 1) -> int:
+    """The least `memory_limit`, in bytes but whole MiB, of a worker that has `task_bytes` for each of its threads."""
+    return math.ceil((RESERVED_BYTES + threads * task_bytes) / USABLE_SHARE / (1 << 20)) << 20
+
+
 def require_worker_memory(memory_limit: int) -> None:
     """Refuse a worker that could not even start its first task.
 
@@ -53,7 +59,7 @@ def require_worker_memory(memory_limit: int) -> None:
     ResourceError
         With both figures.
     """
-    needed = int((RESERVED_BYTES + LEAST_TASK_BYTES) / USABLE_SHARE)
+    needed = limit_for(LEAST_TASK_BYTES)
     if memory_limit < needed:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "

@@ -65,7 +65,8 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
     Raises
     ------
     NoveltyflowError
-        `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster.
+        `InputError` when an input cannot be read, `ResourceError` when the run does not fit into the cluster, or on
+        the disk.
     """
     cluster = workflow.cluster
     shards = plan_shards(workflow.inputs, workflow.input)
@@ -80,7 +81,7 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
         with connect(cluster) as client:
             capacity = capacity_of(client, choose_backends(client, cluster.backend))
     found = forecast(shards, workflow.scoring, capacity, block_rows=cluster.block_rows, rows=rows, timed=True)
-    require_fit(found)
+    require_fit(found, workflow.out)
     return found
 
 
@@ -127,7 +128,7 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
             capacity = capacity_of(client, backends)
             found = forecast(plan.shards, plan.settings, capacity, block_rows=cluster.block_rows)
             log.info("forecast: %s", found)
-            require_fit(found)
+            require_fit(found, plan.store.path)
         if repair:
             repair_run(plan, executor, reporter, backends)
         execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)

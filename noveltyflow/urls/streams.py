@@ -8,6 +8,7 @@ import lzma
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, BinaryIO, Literal, Protocol, TypeAlias
 
 from noveltyflow.errors import InputError
@@ -18,6 +19,10 @@ FileSystem: TypeAlias = Any
 """An fsspec filesystem; fsspec ships no types."""
 
 _UNMEASURED_BYTES = 64 << 20
+_WINDOW_BYTES = 128 << 20
+"""Most memory that decompression may ask for: that of `xz -9` is 64 MiB, that of `zstd --long` 128 MiB."""
+_TOO_WIDE = ("Memory usage limit exceeded", "requires too much memory")
+"""What xz and zstd say where it asks for more; the latter has the same limit of its own."""
 
 HASHED = "sha256:"
 """Starts the identity of an input that is named by its content and so cannot change."""
@@ -111,6 +116,11 @@ def guarded(blocks: Iterator[bytes], source: str, compression: Compression | Non
         yield from blocks
     except (EOFError, OSError, ValueError, zlib.error, lzma.LZMAError) as exc:
         detail = (str(exc).splitlines() or [type(exc).__name__])[0][:300]
+        if any(words in detail for words in _TOO_WIDE):
+            raise InputError(
+                f"{source}: {compression} data that take more than {_WINDOW_BYTES >> 20} MiB of memory to unpack. "
+                "Compress the file again with a smaller window (at most xz -9 or zstd --long=27), or give it plain."
+            ) from exc
         what = f"{compression} data are truncated or damaged" if compression else "cannot be read"
         raise InputError(
             f"{source}: {what} ({detail}). Fetch or make the file again; "
@@ -214,5 +224,7 @@ _BLOCKS: dict[Compression | None, Callable[[BinaryIO], Iterator[bytes]]] = {
     "gzip": _gzip_blocks,
     "zstd": _zstd_blocks,
     "bz2": lambda raw: _concatenated_blocks(raw, bz2.BZ2Decompressor),
-    "xz": lambda raw: _concatenated_blocks(raw, lzma.LZMADecompressor),
+    "xz": lambda raw: _concatenated_blocks(
+        raw, partial(lzma.LZMADecompressor, memlimit=_WINDOW_BYTES + (1 << 20))
+    ),
 }

@@ -14,7 +14,7 @@ import pytest
 from helpers import Cli
 from runtime.faults import OPTIONS, last_words, same_bytes, start, when
 
-from noveltyflow.runtime.disk import DISK_RESERVE
+from noveltyflow.runtime.disk import DISK_RESERVE, room_for
 
 LARGE = 64 << 20
 
@@ -45,6 +45,26 @@ def fill(disk: Path) -> None:
 
 def remount(disk: Path, size: int) -> list[object]:
     return ["mount", "-o", f"remount,size={size}", disk]
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_stored(disk: Path, cli: Cli, urls: Path) -> None:
+    resize(disk, shutil.disk_usage(disk).used + (1 << 20))
+    for command in ("plan", "run"):
+        done = cli(command, urls, "--out", disk / "run.zarr", *OPTIONS)
+        assert done.returncode == 2
+        assert re.search(
+            r"needs up to \d+ MiB of disk, there is room for 1 MiB; free some space", done.stderr
+        )
+    assert not (disk / "run.zarr").exists()
+
+
+def test_what_a_run_holds_already_is_room_for_it(disk: Path) -> None:
+    resize(disk, 4 << 20)
+    room = room_for(str(disk / "run.zarr" / "not" / "there"))
+    (disk / "run.zarr").mkdir()
+    (disk / "run.zarr" / "rows").write_bytes(bytes(1 << 20))
+    assert room_for(str(disk / "run.zarr")) == pytest.approx(room, abs=1 << 16)
+    assert room_for("s3://bucket/run.zarr") is None
 
 
 @pytest.mark.slow

@@ -6,11 +6,13 @@ import gzip
 import json
 import subprocess
 import sys
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from dask.base import tokenize
 from helpers import Cli
 from hostile_inputs import BEFORE, ZEROS, long_line, tiny_shards
 
@@ -20,7 +22,10 @@ from noveltyflow.run import open_run
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages.read import ReadReport, partition_shards, read
+from noveltyflow.store import Scratch
 from noveltyflow.testing.fuzz import read_checked
+from noveltyflow.urls.shards import plan_shards
 
 LONG = 256 << 20
 MOST_MEMORY = 64 << 20
@@ -152,6 +157,32 @@ def test_a_bomb_is_refused_by_the_command_before_it_fills_anything(cli: Cli, tmp
     assert "bomb.txt.gz" in done.stderr
     assert "--max-ratio" in done.stderr
     assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 1 << 20
+
+
+def test_what_the_client_keeps_of_a_piece_is_bounded_by_bytes(tmp_path: Path) -> None:
+    kept = []
+    for length, number in ((50, 2_000), (60_000, 600)):
+        path = tmp_path / f"{length}.txt"
+        path.write_text("".join(f"http://a.example/{i:05}/{'x' * length}\n" for i in range(number)))
+        partitions = partition_shards(plan_shards([str(path)], InputSettings()))
+        (report,) = read(partitions, Scratch(str(tmp_path / f"scratch-{length}")), InputSettings())
+        assert isinstance(report, ReadReport)
+        kept.append((len(report.samples), sum(map(len, report.samples)) // report.pieces))
+    (short, _), (long, characters) = kept
+    assert short >= 256
+    assert 1 <= long < short
+    assert characters <= 64 << 10
+
+
+def test_to_name_tasks_by_their_shards_takes_little_memory(tmp_path: Path) -> None:
+    shards = plan_shards([str(tiny_shards(tmp_path, 1_000))], InputSettings())
+    tokenize(shards[:1])
+    tracemalloc.start()
+    tokens = {tokenize(shards), tokenize(shards), tokenize(shards[1:])}
+    taken = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert len(tokens) == 2
+    assert taken < 500 * len(shards)
 
 
 def test_many_tiny_shards_are_one_run(tmp_path: Path) -> None:

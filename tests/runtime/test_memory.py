@@ -7,10 +7,12 @@ import dataclasses
 import gzip
 import json
 import lzma
+import random
 import re
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
@@ -21,7 +23,7 @@ from helpers import ROOT, Cli, some_urls
 from runtime.faults import start, workers_of
 
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
-from noveltyflow.errors import ResourceError
+from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
 from noveltyflow.runtime.submit import plan_workflow
@@ -39,6 +41,16 @@ PACKERS = {
     "bz2": bz2.compress,
     "xz": lzma.compress,
 }
+
+
+def cyrillic_urls(n: int) -> list[str]:
+    """URLs of some 300 characters, of which each letter takes six bytes of the canonical form."""
+    draw = random.Random(0)
+    words = ["".join(draw.choices("абвгдежзийклмнопрстуфхцчшщъыьэюя", k=9)) for _ in range(3_000)]
+    hosts = [f"http://{word}.рф/" for word in words[:200]]
+    return [draw.choice(hosts) + "/".join(draw.choices(words, k=draw.randint(20, 40))) for _ in range(n)]
+
+
 SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
@@ -47,6 +59,11 @@ SHAPES = {
         some_urls(20_000, seed=1),
         ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
         5_000,
+    ),
+    "not ASCII": (
+        cyrillic_urls(6_000),
+        ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2))),
+        3_000,
     ),
 }
 
@@ -134,6 +151,22 @@ def test_lines_and_nonzeros_are_estimated_from_a_sample(form: str, tmp_path: Pat
     assert found.nonzeros / found.rows == pytest.approx(3 * 40, rel=0.5)
 
 
+@pytest.mark.parametrize("pack", [bytes, gzip.compress], ids=["plain", "gzip"])
+def test_a_first_line_of_any_length_does_not_hide_the_others(
+    pack: Callable[[bytes], bytes], tmp_path: Path
+) -> None:
+    text = "\n".join(some_urls(50_000)).encode()
+    (tmp_path / "urls.txt").write_bytes(pack(b"x" * (9 << 20) + b"\n" + text))
+    assert planned(tmp_path / "urls.txt", 4 << 30).lines == pytest.approx(50_000, rel=0.05)
+
+
+def test_a_bomb_behind_the_sample_is_refused_by_the_forecast(tmp_path: Path) -> None:
+    text = "\n".join(some_urls(10_000)).encode()
+    (tmp_path / "urls.txt").write_bytes(PACKERS["zstd"](text + bytes(100 << 20)))
+    with pytest.raises(InputError, match=r"urls\.txt: .* more than 500 times as many.*--max-ratio"):
+        planned(tmp_path / "urls.txt", 4 << 30)
+
+
 def test_larger_inputs_take_more(tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(2_000)))
     small = planned(tmp_path / "urls.txt", 2 << 30, timed=True)
@@ -184,7 +217,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
         ResourceError,
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
     ):
-        require_fit(tight)
+        require_fit(tight, "run.zarr")
 
 
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:

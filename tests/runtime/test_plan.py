@@ -1,18 +1,26 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from noveltyflow.errors import ResourceError, TaskError
+from noveltyflow.config import ClusterSettings, InputSettings, ScoringSettings
+from noveltyflow.errors import ResourceError, SettingsError, TaskError
+from noveltyflow.runtime.cluster import memory_limit
+from noveltyflow.runtime.forecast import Capacity, forecast, require_fit
 from noveltyflow.runtime.plan import (
+    LEAST_TASK_BYTES,
     choose_block_rows,
+    limit_for,
+    require_worker_memory,
     usable_memory,
 )
 from noveltyflow.runtime.stages.neighbors import _require_disk
+from noveltyflow.urls.shards import plan_shards
 
 
 def tile(rows: int) -> int:
@@ -47,6 +55,27 @@ def test_tiles_on_gpus_need_fewer_and_larger_blocks() -> None:
     assert choose_block_rows(PROJECTED, 10**6, 1 << 30, 16, None, ["gpu"]) == pytest.approx(
         4 * shared, rel=0.01
     )
+
+
+@given(st.integers(1, 1 << 40), st.integers(1, 64))
+def test_the_limit_that_is_named_is_enough(task: int, threads: int) -> None:
+    assert usable_memory(limit_for(task, threads)) // threads >= task
+
+
+def test_the_least_limit_of_a_worker_is_enough_for_a_short_list(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("http://a.example/\nhttp://b.example/x\n")
+    least = limit_for(LEAST_TASK_BYTES)
+    require_worker_memory(least)
+    with pytest.raises(ResourceError, match=f"it needs {least >> 20} MiB"):
+        require_worker_memory(least - 1)
+    shards = plan_shards([str(tmp_path / "urls.txt")], InputSettings())
+    require_fit(forecast(shards, ScoringSettings(), Capacity(1, 1, least)), str(tmp_path / "run.zarr"))
+
+
+@pytest.mark.parametrize("text", ["1e400", "nan", "much"])
+def test_a_limit_that_is_no_number_of_bytes_is_refused(text: str) -> None:
+    with pytest.raises(SettingsError, match=f"memory_limit '{text}' is not a number of bytes such as"):
+        memory_limit(ClusterSettings(memory_limit=text))
 
 
 def test_small_limits_leave_nothing() -> None:

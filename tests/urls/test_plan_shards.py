@@ -6,10 +6,12 @@ import hashlib
 import io
 import os
 import sys
+import zlib
 from pathlib import Path
 
 import fsspec
 import pytest
+import zstandard
 from reading import COMPRESSORS, SUFFIXES, read_file, read_shards, texts_of
 
 from noveltyflow.config import InputSettings
@@ -272,6 +274,19 @@ def test_a_decompression_bomb_is_refused_unless_it_is_trusted(tmp_path):
         read_shards(shards, SETTINGS)
     trusted = InputSettings(max_ratio=1_000_000)
     assert read_shards(plan_shards([str(path)], trusted), trusted).n_records == 1
+
+
+def test_data_that_ask_for_much_memory_to_decompress_are_refused(tmp_path):
+    xz = bytearray(COMPRESSORS["xz"](b"http://a/\n"))
+    xz[16] = 40  # a dictionary of 4 GiB
+    xz[20:24] = zlib.crc32(xz[12:20]).to_bytes(4, "little")
+    packer = zstandard.ZstdCompressor().compressobj()
+    zst = bytearray(packer.compress(b"http://a/\n") + packer.flush())
+    zst[5] = (31 - 10) << 3  # a window of 2 GiB
+    for name, data in (("a.xz", xz), ("a.zst", zst)):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(InputError, match=rf"{name}: .* more than 128 MiB of memory .*smaller window"):
+            plan_shards([str(tmp_path / name)], SETTINGS)
 
 
 def test_an_input_that_vanished_since_it_was_planned_is_refused(tmp_path):

@@ -32,6 +32,8 @@ _BATCH_CHARACTERS = 4 << 20
 _PIECE_RECORDS = 50_000
 _PIECE_BYTES = 16 << 20
 _SAMPLES_PER_PIECE = 256
+_SAMPLE_CHARACTERS = 64 << 10
+"""Of the samples of a piece together, unless it is one: the client holds those of all pieces."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -175,7 +177,10 @@ class _PieceWriter:
         self._scratch.write_table(f"rejects/{name}-read", reject_table(self._rejects))
         self._scratch.write_table(f"pieces/{name}", table)
         step = max(1, table.num_rows // _SAMPLES_PER_PIECE)
-        self.samples += table["text"].take(np.arange(0, table.num_rows, step)).to_pylist()
+        samples: list[str] = table["text"].take(np.arange(0, table.num_rows, step)).to_pylist()
+        while len(samples) > 1 and sum(map(len, samples)) > _SAMPLE_CHARACTERS:
+            samples = samples[::2]
+        self.samples += samples
         self.written += 1
         self._records, self._rejects = [], []
         self._waiting = self._waiting_bytes = 0
