@@ -341,11 +341,8 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     from noveltyflow.terminal import TerminalReporter, audited
     from noveltyflow.verify import verify as audit_run
 
-    total = len(_open(path))
     with TerminalReporter(quiet=quiet) as reporter:
-        reporter.start("verify", total, "rows")
-        audit = audit_run(path, rows=rows, progress=reporter.advance)
-        reporter.finish("done")
+        audit = audit_run(path, rows=rows, reporter=reporter)
     try:
         if as_json:
             _echo_json(dataclasses.asdict(audit))

@@ -240,20 +240,30 @@ class RunStore:
         self.array(name)[...] = values
 
     def marker(self, stage: str) -> dict[str, Any] | None:
+        """As `require_marker`, but one that is no longer what was written vouches for nothing: None."""
+        try:
+            return self.require_marker(stage)
+        except DamageError as error:
+            log.warning("%s; the stage counts as unfinished", error)
+            return None
+
+    def require_marker(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left: its `fingerprint` and figures; None while it is unfinished.
 
-        A marker that is no longer what was written vouches for nothing.
+        Raises
+        ------
+        DamageError
+            When the marker is no longer what was written.
         """
         name = f"stages/{stage}"
         try:
             figures = dict(self.root[name].attrs.asdict())
         except KeyError:
             return None
-        except ValueError:
+        except (TypeError, ValueError):
             figures = {}
         if figures.pop(_SEAL, None) != digest(figures):
-            log.warning("%s: marker %s is damaged; the stage counts as unfinished", self.path, name)
-            return None
+            raise DamageError(f"{self.path}: marker {name} is damaged")
         return figures
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:
