@@ -21,6 +21,7 @@ from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.testing.fuzz import read_checked
+from noveltyflow.testing.runs import assert_same_content
 
 LONG = 256 << 20
 MOST_MEMORY = 64 << 20
@@ -29,6 +30,7 @@ READ = """
 import json, resource, sys
 from noveltyflow.config import InputSettings
 from noveltyflow.testing.fuzz import read_checked
+from noveltyflow.testing.runs import assert_same_content
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -154,6 +156,21 @@ def test_a_bomb_is_refused_by_the_command_before_it_fills_anything(cli: Cli, tmp
     assert sum(path.stat().st_size for path in out.rglob("*") if path.is_file()) < 1 << 20
 
 
+def test_a_run_refused_for_a_ratio_goes_on_with_a_larger_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noveltyflow.urls.streams._UNMEASURED_BYTES", 0)
+    packed = tmp_path / "urls.txt.gz"
+    packed.write_bytes(gzip.compress(b"http://a.example/\n" * 9_999))
+    with pytest.raises(InputError, match="--max-ratio"):
+        compute(packed, tmp_path / "run.zarr", max_ratio=2)
+    compute(packed, tmp_path / "run.zarr", max_ratio=10**6)
+    compute(packed, tmp_path / "other.zarr", max_ratio=10**5)
+    assert_same_content(str(tmp_path / "run.zarr"), str(tmp_path / "other.zarr"))
+    head, other = (tmp_path / name / "zarr.json" for name in ("run.zarr", "other.zarr"))
+    assert head.read_bytes() == other.read_bytes()
+
+
 def test_many_tiny_shards_are_one_run(tmp_path: Path) -> None:
     compute(tiny_shards(tmp_path, 3_000), tmp_path / "run.zarr")
     info = open_run(str(tmp_path / "run.zarr")).info()
@@ -179,7 +196,7 @@ def test_a_shard_that_changes_before_it_is_read_is_named(change: str, tmp_path: 
     assert not plan.store.finished("urls", plan.fingerprints["urls"])
 
 
-def compute(source: Path, out: Path) -> None:
-    settings = ScoringSettings(input=InputSettings())
+def compute(source: Path, out: Path, **options: int) -> None:
+    settings = ScoringSettings(input=InputSettings(**options))
     plan = plan_run([str(source)], str(out), settings)
     execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")
