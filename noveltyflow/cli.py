@@ -7,7 +7,6 @@ import functools
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
-from noveltyflow.inert import printable
+from noveltyflow.inert import printable, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import given_settings, run_command, setting_options
 
@@ -98,9 +97,10 @@ def run(
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:
-        again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
+        # With --overwrite once more, what was finished would be thrown away.
+        again = shell_line(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
         click.echo("interrupted; everything finished is kept. Continue with:", err=True)
-        click.echo(f"  {printable(again)}", err=True)
+        click.echo(f"  {again}", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
         _echo_json(_open(workflow.out).info())
@@ -110,7 +110,7 @@ def run(
 
 def _say_done(path: str) -> None:
     """What became of the lines, and what to ask next."""
-    counts, name = _open(path).store.figures("urls"), shlex.quote(path)
+    counts, name = _open(path).store.figures("urls"), shell_line([path])
     commands = [f"top {name}", f"export {name} novelty.csv"]
     commands += [f"rejects {name}"] if counts["lines_rejected"] else []
     click.echo(

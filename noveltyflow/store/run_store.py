@@ -168,7 +168,9 @@ class RunStore:
         fs, root = fsspec.core.url_to_fs(self.path)
         if not fs.exists(root):
             return
-        names = [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
+        names = (
+            [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
+        )
         if _HEAD in names and not _is_json(fs.cat_file(f"{root}/{_HEAD}")):
             raise _damaged_head(self.path)
         if not all(name.startswith(_HEAD) and name.endswith(PARTIAL) for name in names):
