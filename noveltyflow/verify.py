@@ -28,7 +28,9 @@ from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
 
 _CANDIDATES = 2_048
-"""Rows multiplied at a time with all sampled rows."""
+"""Rows multiplied at a time with as many sampled rows as are held at a time."""
+_SAMPLES = 1_000
+"""Sampled rows that are held at a time; for each so many, all blocks are read."""
 _ROUNDING = 1e-6
 """Relative difference of two float32 similarities that only the order of a sum can explain."""
 
@@ -192,6 +194,11 @@ def _sample_problems(store: RunStore, settings: ScoringSettings, n_samples: int)
     samples = np.sort(
         np.random.default_rng(seed).choice(store.figures("urls")["rows"], n_samples, replace=False)
     )
+    for part in split_rows(n_samples, _SAMPLES):
+        yield from _recheck(store, settings, samples[part.start : part.stop])
+
+
+def _recheck(store: RunStore, settings: ScoringSettings, samples: Int64Array) -> Iterator[str]:
     weights, indices, similarities = [], [], []
     for block in blocks_of(store):
         here = samples[(samples >= block.start) & (samples < block.stop)] - block.start
@@ -201,10 +208,9 @@ def _sample_problems(store: RunStore, settings: ScoringSettings, n_samples: int)
             indices.append(found[0][here])
             similarities.append(found[1][here])
             weights.append(load_weighted(store, block, settings.features)[here])
-    if weights:
-        stored = np.concatenate(indices), np.concatenate(similarities)
-        queries = sp.vstack(weights, format="csr")
-        yield from _neighbor_problems(store, settings, samples, queries, *stored)
+    stored = np.concatenate(indices), np.concatenate(similarities)
+    queries = sp.vstack(weights, format="csr")
+    yield from _neighbor_problems(store, settings, samples, queries, *stored)
 
 
 def _feature_problems(

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import Cli, some_urls
 
+import noveltyflow.verify
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.errors import DamageError
 from noveltyflow.run import open_run
@@ -308,6 +309,20 @@ def test_missing_neighbor_is_found_by_brute_force(run: Path) -> None:
         fill = -1 if name == "indices" else -np.inf
         problems = forge(run, f"neighbors/{name}", 70, [*values[1:], fill])
     assert "row 70: a neighbour is missing" in problems
+
+
+def test_rows_are_rechecked_in_parts_with_the_same_result(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = forge(run, "neighbors/indices", (slice(None), 0), 3)
+    products = []
+    product = noveltyflow.verify._product
+    monkeypatch.setattr("noveltyflow.verify._SAMPLES", 7)
+    monkeypatch.setattr(
+        "noveltyflow.verify._product",
+        lambda *args: products.append(args[0].shape[0]) or product(*args),
+    )
+    assert sorted(verify(str(run), rows=300).problems) == sorted(expected)
+    assert max(products) == 7, "rows held at a time"
+    assert verify(str(run), rows=0).rows_rechecked == 0
 
 
 def test_other_header_is_found(run: Path) -> None:
