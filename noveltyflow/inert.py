@@ -20,6 +20,14 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def shortened(text: str, most: int) -> str:
+    """The text, of which no more than `most` characters are shown: an ellipsis stands for its middle."""
+    if len(text) <= most:
+        return text
+    begin = most // 2
+    return f"{text[:begin]}…{text[len(text) - (most - 1 - begin) :]}"
+
+
 def shell_line(words: Iterable[str]) -> str:
     r"""The words as one line that is printable, and from which a shell makes these very words again.
 
