@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import logging
 import os
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
-from noveltyflow.inert import printable, shell_line
+from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import given_settings, run_command, setting_options
 
@@ -294,7 +295,7 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
         rows = write(run, file, score=score, defuse=defuse, progress=reporter.advance)
         reporter.finish(file)
     if not quiet:
-        click.echo(f"{rows:,} rows in {file}", err=True)
+        click.echo(printable(f"{rows:,} rows in {file}"), err=True)
 
 
 @cli.command()
@@ -365,7 +366,7 @@ class _InertFormatter(logging.Formatter):
     """Lines that cannot steer a terminal, whatever names, URLs and tracebacks hold."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(printable, super().format(record).split("\n")))
+        return printable_lines(super().format(record))
 
 
 def main() -> None:
@@ -377,7 +378,9 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable_lines(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
@@ -391,6 +394,5 @@ def main() -> None:
 
 def _fail(error: Exception, code: int, before: str = "", after: str = "") -> None:
     log.debug("traceback", exc_info=error)
-    lines = (printable(line) for line in f"{before}{error}{after}".splitlines())
-    click.echo("noveltyflow: " + "\n".join(lines), err=True)
+    click.echo(printable_lines(f"noveltyflow: {before}{error}{after}"), err=True)
     sys.exit(code)

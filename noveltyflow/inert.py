@@ -20,6 +20,11 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def printable_lines(text: str) -> str:
+    """The text with all but its line breaks made `printable`."""
+    return "\n".join(map(printable, text.split("\n")))
+
+
 def shortened(text: str, most: int) -> str:
     """The text, of which no more than `most` characters are shown: an ellipsis stands for its middle."""
     if len(text) <= most:

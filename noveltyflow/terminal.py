@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from noveltyflow.inert import printable
+from noveltyflow.inert import printable, printable_lines
 
 _WIDE = 10_000
 
@@ -32,7 +32,7 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         if task.fields["message"]:
-            return Text(task.fields["message"])
+            return Text(printable(task.fields["message"]))
         total = "" if task.total is None else f" of {int(task.total):,}"
         rate = "" if task.speed is None else f"  {task.speed:,.0f}/s"
         return Text(f"{int(task.completed):,}{total} {task.fields['unit']}{rate}")
@@ -91,7 +91,7 @@ class TerminalReporter:
 
     def note(self, message: str) -> None:
         """Print a line of text, inert whatever it holds."""
-        self._console.print(Text("\n".join(printable(line) for line in message.splitlines())), soft_wrap=True)
+        self._console.print(Text(printable_lines(message)), soft_wrap=True)
 
     def summarize(self) -> None:
         """Print where the time went, if there was any work; the rest is mostly the start of a cluster."""

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noveltyflow
-from noveltyflow.inert import printable
+from noveltyflow.inert import printable, shell_line
 from noveltyflow.terminal import duration
 
 
@@ -87,17 +87,23 @@ HOSTILE = [
 
 def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_path: Path) -> None:
     """Terminal, log, CSV, JSON; the tables of a notebook too, which a browser shows."""
-    (tmp_path / "urls.txt").write_text("\n".join([*HOSTILE, "http://e.example/"]))
-    out = tmp_path / "run.zarr"
-    made = cli("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--log-level", "debug")
+    (tmp_path / "urls\x1b[2J.txt").write_text("\n".join([*HOSTILE, "http://e.example/"]))
+    out = tmp_path / "run\x1b[2J.zarr"
+    made = cli(
+        *("run", tmp_path / "urls\x1b[2J.txt", "--out", out),
+        *("--scheduler", scheduler, "--log-level", "debug"),
+    )
     assert made.returncode == 0, made.stderr
-    assert f"noveltyflow rejects {out}" in made.stderr
+    assert f"noveltyflow rejects {shell_line([str(out)])}" in made.stderr
     run = noveltyflow.open_run(str(out))
     rejects = run.rejects().compute()
     assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1
     said = [made.stderr, run.top(10)._repr_html_(), rejects._repr_html_()]
     asked = product(("top", "rejects"), ("table", "csv", "jsonl"))
     said += [cli(command, out, "--format", form).stdout for command, form in asked]
+    said += [cli("export", out, tmp_path / "\x1b[2J.csv").stderr]
+    said += [cli("neighbors", out, "http://\x1b[2J.example/").stderr]
+    said += [in_terminal("export", out, tmp_path / "\x1b[2J.csv", TERM="dumb")[1], cli("info", out).stdout]
     for text in said:
         assert all(character.isprintable() or character in "\n\r" for character in text)
         assert "<script>" not in text
