@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from noveltyflow.inert import printable, printable_lines
+from noveltyflow.inert import printable, printable_lines, shortened
 
-_WIDE = 10_000
+_WIDE = 1 << 20
+_MOST_SHOWN = 200
+"""Characters of a cell that a terminal shows."""
 
 
 def duration(seconds: float) -> str:
@@ -110,14 +112,19 @@ class _Output(Console):
 
 
 def print_table(columns: Mapping[str, Sequence[Any]]) -> None:
-    """Print columns on standard output, as wide as they need where that is no terminal; None is an empty cell."""
-    console = _Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    """Print columns on standard output; None is an empty cell.
+
+    In a terminal long cells are cut in the middle; elsewhere columns are as wide as they need.
+    """
+    in_terminal = sys.stdout.isatty()
+    console = _Output(highlight=False, width=None if in_terminal else _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, values in columns.items():
         number = all(isinstance(value, Real) for value in values)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(_cell(value)) for value in row))
+        cells = map(_cell, row)
+        table.add_row(*(Text(shortened(cell, _MOST_SHOWN) if in_terminal else cell) for cell in cells))
     console.print(table)
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 import noveltyflow
 from noveltyflow.inert import printable, shell_line
-from noveltyflow.terminal import duration
+from noveltyflow.terminal import duration, print_table
 
 
 def in_terminal(*args: object, **env: str) -> tuple[int, str]:
@@ -108,6 +108,20 @@ def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_
         assert all(character.isprintable() or character in "\n\r" for character in text)
         assert "<script>" not in text
         assert not any(line.startswith(("=", "+", "-", "@")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_a_long_url_is_cut_in_the_middle_in_a_terminal_only(
+    in_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"https://a.example/{'x' * 50_000}/end"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: in_terminal)
+    print_table({"novelty": [0.5], "url": [url]})
+    shown = "".join(capsys.readouterr().out.split())
+    assert (url in shown) == (not in_terminal)
+    assert (len(shown) < 250) == ("…" in shown) == in_terminal
+    assert "https://a.example/" in shown
+    assert shown.endswith("/end")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["top", "--help"]])
