@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import json
 import logging
 import os
-import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
-from noveltyflow.inert import printable
+from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import given_settings, run_command, setting_options
 
@@ -98,9 +98,10 @@ def run(
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:
-        again = shlex.join(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
+        # With --overwrite once more, what was finished would be thrown away.
+        again = shell_line(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
         click.echo("interrupted; everything finished is kept. Continue with:", err=True)
-        click.echo(f"  {printable(again)}", err=True)
+        click.echo(f"  {again}", err=True)
         sys.exit(INTERRUPTED)
     if as_json:
         _echo_json(_open(workflow.out).info())
@@ -110,7 +111,7 @@ def run(
 
 def _say_done(path: str) -> None:
     """What became of the lines, and what to ask next."""
-    counts, name = _open(path).store.figures("urls"), shlex.quote(path)
+    counts, name = _open(path).store.figures("urls"), shell_line([path])
     commands = [f"top {name}", f"export {name} novelty.csv"]
     commands += [f"rejects {name}"] if counts["lines_rejected"] else []
     click.echo(
@@ -294,7 +295,7 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
         rows = write(run, file, score=score, defuse=defuse, progress=reporter.advance)
         reporter.finish(file)
     if not quiet:
-        click.echo(f"{rows:,} rows in {file}", err=True)
+        click.echo(printable(f"{rows:,} rows in {file}"), err=True)
 
 
 @cli.command()
@@ -341,11 +342,8 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     from noveltyflow.terminal import TerminalReporter, audited
     from noveltyflow.verify import verify as audit_run
 
-    total = len(_open(path))
     with TerminalReporter(quiet=quiet) as reporter:
-        reporter.start("verify", total, "rows")
-        audit = audit_run(path, rows=rows, progress=reporter.advance)
-        reporter.finish("done")
+        audit = audit_run(path, rows=rows, reporter=reporter)
     try:
         if as_json:
             _echo_json(dataclasses.asdict(audit))
@@ -368,7 +366,7 @@ class _InertFormatter(logging.Formatter):
     """Lines that cannot steer a terminal, whatever names, URLs and tracebacks hold."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return "\n".join(map(printable, super().format(record).split("\n")))
+        return printable_lines(super().format(record))
 
 
 def main() -> None:
@@ -380,7 +378,9 @@ def main() -> None:
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:
-        error.show()
+        shown = io.StringIO()
+        error.show(shown)
+        click.echo(printable_lines(shown.getvalue()), err=True, nl=False)
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(INTERRUPTED)
@@ -394,6 +394,5 @@ def main() -> None:
 
 def _fail(error: Exception, code: int, before: str = "", after: str = "") -> None:
     log.debug("traceback", exc_info=error)
-    lines = (printable(line) for line in f"{before}{error}{after}".splitlines())
-    click.echo("noveltyflow: " + "\n".join(lines), err=True)
+    click.echo(printable_lines(f"noveltyflow: {before}{error}{after}"), err=True)
     sys.exit(code)

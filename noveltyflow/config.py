@@ -26,7 +26,10 @@ def fingerprint(value: object) -> str:
 
 
 class InputSettings(Settings):
-    """How the records of an input are found."""
+    """How the records of an input are found.
+
+    What only decides whether an input is refused is left out of dumps, and with that of fingerprints.
+    """
 
     format: Literal["auto", "text", "csv", "tsv", "jsonl", "parquet"] = "auto"
     """Format of all inputs; `auto` decides for each by its name, then by its content."""
@@ -37,7 +40,7 @@ class InputSettings(Settings):
     says otherwise."""
     max_line_bytes: int = Field(default=65_536, ge=16, le=1 << 30)
     """Longest accepted record, in bytes; a longer one is a reject, so that one bad line cannot fill memory."""
-    max_ratio: int = Field(default=500, ge=1)
+    max_ratio: int = Field(default=500, ge=1, exclude=True)
     """How many times larger than the file its decompressed content may be; lists of URLs shrink 5 to 50 times."""
 
 

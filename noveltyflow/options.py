@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -10,6 +9,7 @@ import click
 from pydantic.fields import FieldInfo
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
+from noveltyflow.inert import shell_line
 
 _GROUPS = {
     **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
@@ -66,11 +66,10 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any]) -> str:
     """The command that makes a run, or continues it, from what its head holds.
 
-    `INPUT...` stands for many inputs, and for those that could be read as options, that a terminal would not show as
-    they are, or that may hold a secret.
+    `INPUT...` stands for many inputs, and for those that could be read as options or may hold a secret.
     """
     sources = [str(entry["source"]) for entry in inputs]
-    named = shlex.join(sources)
+    named = shell_line(sources)
     if len(sources) > _MOST_NAMED or not all(map(_is_plain, sources)):
         named = "INPUT..."
     options = [
@@ -79,13 +78,13 @@ def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping
         for name in type(model).model_fields
         for word in _words(name, getattr(model, name), type(model).model_fields[name])
     ]
-    return f"noveltyflow run {named} {shlex.join(['--out', out, *options])}"
+    return f"noveltyflow run {named} {shell_line(['--out', out, *options])}"
 
 
 def _is_plain(source: str) -> bool:
     may_tell_secrets = "://" in source and not {"@", "?"}.isdisjoint(source)
     may_be_option = source.startswith("-") and source != "-"
-    return source.isprintable() and not may_be_option and not may_tell_secrets
+    return not may_be_option and not may_tell_secrets
 
 
 def _words(name: str, value: Any, field: FieldInfo) -> list[str]:

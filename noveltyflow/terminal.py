@@ -14,9 +14,11 @@ from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn,
 from rich.table import Column, Table
 from rich.text import Text
 
-from noveltyflow.inert import printable
+from noveltyflow.inert import printable, printable_lines, shortened
 
-_WIDE = 10_000
+_WIDE = 1 << 20
+_MOST_SHOWN = 200
+"""Characters of a cell that a terminal shows."""
 
 
 def duration(seconds: float) -> str:
@@ -32,7 +34,7 @@ class _Amount(ProgressColumn):
 
     def render(self, task: Task) -> Text:
         if task.fields["message"]:
-            return Text(task.fields["message"])
+            return Text(printable(task.fields["message"]))
         total = "" if task.total is None else f" of {int(task.total):,}"
         rate = "" if task.speed is None else f"  {task.speed:,.0f}/s"
         return Text(f"{int(task.completed):,}{total} {task.fields['unit']}{rate}")
@@ -91,7 +93,7 @@ class TerminalReporter:
 
     def note(self, message: str) -> None:
         """Print a line of text, inert whatever it holds."""
-        self._console.print(Text("\n".join(printable(line) for line in message.splitlines())), soft_wrap=True)
+        self._console.print(Text(printable_lines(message)), soft_wrap=True)
 
     def summarize(self) -> None:
         """Print where the time went, if there was any work; the rest is mostly the start of a cluster."""
@@ -110,14 +112,19 @@ class _Output(Console):
 
 
 def print_table(columns: Mapping[str, Sequence[Any]]) -> None:
-    """Print columns on standard output, as wide as they need where that is no terminal; None is an empty cell."""
-    console = _Output(highlight=False, width=None if sys.stdout.isatty() else _WIDE)
+    """Print columns on standard output; None is an empty cell.
+
+    In a terminal long cells are cut in the middle; elsewhere columns are as wide as they need.
+    """
+    in_terminal = sys.stdout.isatty()
+    console = _Output(highlight=False, width=None if in_terminal else _WIDE)
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, values in columns.items():
         number = all(isinstance(value, Real) for value in values)
         table.add_column(name, justify="right" if number else "left", no_wrap=number, overflow="fold")
     for row in zip(*columns.values(), strict=True):
-        table.add_row(*(Text(_cell(value)) for value in row))
+        cells = map(_cell, row)
+        table.add_row(*(Text(shortened(cell, _MOST_SHOWN) if in_terminal else cell) for cell in cells))
     console.print(table)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -13,10 +13,11 @@ import numpy as np
 import scipy.sparse as sp
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import DamageError
+from noveltyflow.errors import StoreError
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import stage_fingerprints
+from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.seal import damages
 from noveltyflow.similarity.tiles import Block, split_rows
@@ -27,7 +28,9 @@ from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int64Array
 from noveltyflow.urls.canonical import canonicalize
 
 _CANDIDATES = 2_048
-"""Rows multiplied at a time with all sampled rows."""
+"""Rows multiplied at a time with as many sampled rows as are held at a time."""
+_SAMPLES = 1_000
+"""Sampled rows that are held at a time; for each so many, all blocks are read."""
 _ROUNDING = 1e-6
 """Relative difference of two float32 similarities that only the order of a sum can explain."""
 
@@ -39,16 +42,17 @@ class Audit:
     """What was looked at, and everything that was found wrong."""
 
     at: str
-    rows_rechecked: int
     files: int = 0
+    rows_rechecked: int = 0
     problems: list[str] = field(default_factory=list)
 
 
-def verify(path: str, *, rows: int = 1_000, progress: Callable[[int], None] = lambda _: None) -> Audit:
+def verify(path: str, *, rows: int = 1_000, reporter: Reporter | None = None) -> Audit:
     """Audit a complete run, and store the result in it beside its content.
 
-    All files are compared with their checksums, all rows with the counts that the run gives, and `rows` rows,
-    the same ones each time, with features and neighbours computed anew by brute force in float64.
+    All files are compared with their checksums; where none is damaged, on which the rest would only be found wrong
+    a second time, all rows with the counts that the run gives, and `rows` rows, the same ones each time, with
+    features and neighbours computed anew by brute force in float64.
 
     Parameters
     ----------
@@ -56,8 +60,8 @@ def verify(path: str, *, rows: int = 1_000, progress: Callable[[int], None] = la
         Run folder, a path or an fsspec address.
     rows
         Number of rows to recheck; work grows with it times the rows of the run.
-    progress
-        Called with the number of rows just compared with the counts, if given.
+    reporter
+        Told about progress; by default nobody is.
 
     Raises
     ------
@@ -65,50 +69,59 @@ def verify(path: str, *, rows: int = 1_000, progress: Callable[[int], None] = la
         When there is no run, or it is unfinished.
     """
     store = RunStore(path)
+    audit = Audit(datetime.now(UTC).isoformat(timespec="seconds"))
+    prints = stage_fingerprints(store.header)
+    if not _has_ended(store):
+        store.figures(STAGES[-1])
     for stage in STAGES:
-        store.figures(stage)
-    n_rechecked = min(rows, store.figures("urls")["rows"])
-    audit = Audit(datetime.now(UTC).isoformat(timespec="seconds"), n_rechecked)
-    _check_files(store, audit)
+        _collect(audit, _file_problems(store, stage, prints[stage], audit))
     if not audit.problems:
-        # Whatever rests on damaged files would only be found wrong a second time.
-        settings = ScoringSettings.model_validate(store.header["settings"])
-        _collect(audit, _count_problems(store, settings, progress))
-        _collect(audit, _sample_problems(store, settings, audit.rows_rechecked))
+        _check_rows(store, rows, audit, reporter or Silent())
     try:
         store.write_aside("audit", asdict(audit))
-    except OSError as error:
+    except (OSError, StoreError) as error:
         log.warning("%s: the audit could not be stored: %s", path, error)
     return audit
+
+
+def _has_ended(store: RunStore) -> bool:
+    """Whether the last stage left a marker, be it a damaged one."""
+    try:
+        return store.require_marker(STAGES[-1]) is not None
+    except StoreError:
+        return True
 
 
 def _collect(audit: Audit, problems: Iterator[str]) -> None:
     try:
         audit.problems += problems
-    except DamageError as error:
+    except (OSError, StoreError) as error:
         audit.problems.append(str(error))
 
 
-def _check_files(store: RunStore, audit: Audit) -> None:
-    prints = stage_fingerprints(store.header)
-    executor = SerialExecutor()
-    for stage in STAGES:
-        if store.figures(stage)["fingerprint"] != prints[stage]:
-            audit.problems.append(
-                f"stages/{stage}: was made with other settings or inputs than zarr.json says"
-            )
-        try:
-            n_files, found = damages(store, stage, executor)
-        except DamageError as error:
-            audit.problems.append(str(error))
-        else:
-            audit.files += n_files
-            audit.problems += map(str, found)
+def _file_problems(store: RunStore, stage: str, fingerprint: str, audit: Audit) -> Iterator[str]:
+    marker = store.require_marker(stage)
+    if marker is None:
+        yield f"stages/{stage}: is missing"
+        return
+    if marker["fingerprint"] != fingerprint:
+        yield f"stages/{stage}: was made with other settings or inputs than zarr.json says"
+    n_files, found = damages(store, stage, SerialExecutor())
+    audit.files += n_files
+    yield from map(str, found)
 
 
-def _count_problems(
-    store: RunStore, settings: ScoringSettings, progress: Callable[[int], None]
-) -> Iterator[str]:
+def _check_rows(store: RunStore, rows: int, audit: Audit, reporter: Reporter) -> None:
+    settings = ScoringSettings.model_validate(store.header["settings"])
+    n_rows = store.figures("urls")["rows"]
+    reporter.start("verify", n_rows, "rows")
+    _collect(audit, _count_problems(store, settings, reporter))
+    audit.rows_rechecked = min(rows, n_rows)
+    _collect(audit, _sample_problems(store, settings, audit.rows_rechecked))
+    reporter.finish("done")
+
+
+def _count_problems(store: RunStore, settings: ScoringSettings, reporter: Reporter) -> Iterator[str]:
     """Compare every block with its neighbours, and all blocks together with the figures of the markers."""
     urls = store.figures("urls")
     n_urls = nonzeros = 0
@@ -122,7 +135,7 @@ def _count_problems(
         last, problems = _order_problems(read_urls(store, block), settings, last)
         yield from (f"row block {block.index}: {problem}" for problem in problems)
         yield from _block_problems(store, block, counts, urls)
-        progress(block.n_rows)
+        reporter.advance(block.n_rows)
     rejects = store.array("rejects/line").shape[0]
     yield from _unequal("lines read", urls["lines_read"], urls["lines_blank"] + rejects + n_urls)
     yield from _unequal("stored rejects", rejects, urls["lines_rejected"])
@@ -181,6 +194,11 @@ def _sample_problems(store: RunStore, settings: ScoringSettings, n_samples: int)
     samples = np.sort(
         np.random.default_rng(seed).choice(store.figures("urls")["rows"], n_samples, replace=False)
     )
+    for part in split_rows(n_samples, _SAMPLES):
+        yield from _recheck(store, settings, samples[part.start : part.stop])
+
+
+def _recheck(store: RunStore, settings: ScoringSettings, samples: Int64Array) -> Iterator[str]:
     weights, indices, similarities = [], [], []
     for block in blocks_of(store):
         here = samples[(samples >= block.start) & (samples < block.stop)] - block.start
@@ -190,10 +208,9 @@ def _sample_problems(store: RunStore, settings: ScoringSettings, n_samples: int)
             indices.append(found[0][here])
             similarities.append(found[1][here])
             weights.append(load_weighted(store, block, settings.features)[here])
-    if weights:
-        stored = np.concatenate(indices), np.concatenate(similarities)
-        queries = sp.vstack(weights, format="csr")
-        yield from _neighbor_problems(store, settings, samples, queries, *stored)
+    stored = np.concatenate(indices), np.concatenate(similarities)
+    queries = sp.vstack(weights, format="csr")
+    yield from _neighbor_problems(store, settings, samples, queries, *stored)
 
 
 def _feature_problems(

@@ -12,6 +12,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.errors import SettingsError
+from noveltyflow.inert import shortened
 
 Location: TypeAlias = tuple[Any, ...]
 """Path of a setting in the model: names, and numbers within lists."""
@@ -32,6 +33,8 @@ class Workflow(ScoringSettings):
         return ScoringSettings(**{name: getattr(self, name) for name in ScoringSettings.model_fields})
 
 
+_MOST_SHOWN = 200
+"""Characters of a wrong value that its message shows."""
 _SECTIONS = (*ScoringSettings.model_fields, "cluster")
 
 
@@ -51,7 +54,9 @@ def load_workflow(path: Path, overrides: Mapping[str, Any] | None = None) -> Wor
         Naming the file, the line, what is wrong there, and for an unknown key the nearest right one.
     """
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_aliases(text, path)
+        loader = yaml.SafeLoader(text)
         tree = loader.get_single_node()
         values = None if tree is None else loader.construct_document(tree)
     except (OSError, UnicodeDecodeError) as error:
@@ -74,6 +79,14 @@ def load_workflow(path: Path, overrides: Mapping[str, Any] | None = None) -> Wor
         )
 
     return validated(_merged(values, given), where)
+
+
+def _refuse_aliases(text: str, path: Path) -> None:
+    """A few lines of them can stand for more than any memory holds."""
+    for event in yaml.parse(text, yaml.SafeLoader):
+        if isinstance(event, yaml.AliasEvent):
+            line = event.start_mark.line + 1  # type: ignore[union-attr] # a reader of text marks all
+            raise SettingsError(f"{path}:{line}: *{event.anchor}: is an alias; write out what it stands for")
 
 
 def _merged(values: Mapping[Any, Any], overrides: Mapping[str, Any]) -> dict[Any, Any]:
@@ -132,7 +145,11 @@ def _problem(error: dict[str, Any]) -> str:
         return "unknown key; " + (
             f"did you mean {nearest[0]!r}?" if nearest else f"known are {', '.join(known)}"
         )
-    given = "" if isinstance(error["input"], Mapping) else f" (given: {error['input']!r})"
+    given = (
+        ""
+        if isinstance(error["input"], Mapping)
+        else f" (given: {shortened(repr(error['input']), _MOST_SHOWN)})"
+    )
     return str(error["msg"]).removeprefix("Value error, ") + given
 
 
@@ -153,16 +170,14 @@ def _names(model: type[BaseModel]) -> str:
 
 def _given_twice(tree: yaml.Node | None) -> yaml.Node | None:
     """The second of two equal keys, of which YAML would take the last without a word."""
-    nodes, seen = [tree], {id(tree)}
+    nodes = [tree]
     for node in nodes:
         keys: set[str] = set()
         for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
             if str(key.value) in keys:
                 return key  # type: ignore[no-any-return]
             keys.add(str(key.value))
-            if id(value) not in seen:  # an alias may stand for what holds it
-                seen.add(id(value))
-                nodes.append(value)
+            nodes.append(value)
     return None
 
 

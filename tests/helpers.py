@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -14,6 +15,13 @@ Cli = Callable[..., "subprocess.CompletedProcess[str]"]
 
 def command(*args: object) -> list[str]:
     return [sys.executable, "-m", "noveltyflow", *map(str, args)]
+
+
+def in_shell(line: str) -> list[str]:
+    """The words that a shell makes of a line."""
+    script = f"set -- {line}; printf '%s\\0' \"$@\""
+    shell = subprocess.run(["bash", "-c", script], capture_output=True, check=True)
+    return [os.fsdecode(word) for word in shell.stdout.split(b"\0")[:-1]]
 
 
 def some_urls(n: int, *, seed: int = 0) -> list[str]:

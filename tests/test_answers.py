@@ -12,20 +12,24 @@ from typing import Any
 import dask
 import dask.array as da
 import dask.dataframe as dd
+import hypothesis
 import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from helpers import Cli
+from helpers import Cli, in_shell
+from hypothesis import given
+from hypothesis import strategies as st
 from zarr.storage import LocalStore
 
 import noveltyflow
+from noveltyflow.cli import cli as commands
 from noveltyflow.columns import EXPORT_COLUMNS
-from noveltyflow.config import FeatureSettings, InputSettings, ScoringSettings, UrlSettings
+from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings, ScoringSettings, UrlSettings
 from noveltyflow.errors import NoveltyflowError
 from noveltyflow.export import export, table_to_csv
-from noveltyflow.inert import defused
-from noveltyflow.options import run_command
+from noveltyflow.inert import defused, shell_line
+from noveltyflow.options import given_settings, run_command
 from noveltyflow.run import Run
 
 SCORES = ("nearest", "kth", "mean", "median")
@@ -178,9 +182,42 @@ def test_a_command_continues_a_run_with_the_same_settings() -> None:
     assert "run INPUT... --out" in run_command(inputs * 10, "x.zarr", settings.model_dump(mode="json"))
 
 
-@pytest.mark.parametrize(
-    "source", ["--overwrite", "-x.txt", "a\nb.txt", "https://me:key@host/u", "s3://b/u?key=1"]
-)
+def test_a_command_that_is_pasted_gives_every_setting_again() -> None:
+    hostile = "it's\x1b[2J\u202e \udcff\\ü\n"
+    settings = ScoringSettings(
+        input=InputSettings(
+            format="tsv", url_column=hostile, time_column="-t", max_line_bytes=99, max_ratio=501
+        ),
+        urls=UrlSettings(**dict.fromkeys(UrlSettings.model_fields, True)),
+        features=FeatureSettings(
+            analyzer="word",
+            ngram_range=(1, 2),
+            lowercase=False,
+            n_features=7,
+            sublinear_tf=True,
+            smooth_idf=False,
+        ),
+        neighbors=NeighborSettings(n_neighbors=3),
+    )
+    for _, group in settings:
+        assert all(value != type(group).model_fields[name].default for name, value in group)
+    line = run_command([{"source": hostile}], hostile, settings.model_dump(mode="json"))
+    assert line.isprintable()
+    words = in_shell(line)
+    parsed = commands.commands["run"].make_context("run", words[2:]).params
+    assert (parsed.pop("inputs"), parsed.pop("out")) == ((hostile,), hostile)
+    options = {name: value for name, value in parsed.items() if "__" in name}
+    assert ScoringSettings(**given_settings(options)).model_dump() == settings.model_dump()
+
+
+@given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
+@hypothesis.settings(max_examples=25)
+def test_a_line_for_a_shell_is_inert_and_means_the_same(words: list[str]) -> None:
+    assert shell_line(words).isprintable()
+    assert in_shell(shell_line(words)) == words
+
+
+@pytest.mark.parametrize("source", ["--overwrite", "-x.txt", "https://me:key@host/u", "s3://b/u?key=1"])
 def test_no_command_is_given_that_could_be_misread_or_tell_a_secret(source: str) -> None:
     command = run_command([{"source": source}], "x.zarr", ScoringSettings().model_dump(mode="json"))
     assert command == "noveltyflow run INPUT... --out x.zarr"

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
+from helpers import Cli, in_shell
 
 from noveltyflow.interrupts import Interrupts
 
@@ -48,3 +49,29 @@ def test_an_ignored_signal_stays_ignored(interrupts: Interrupts) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     Interrupts()
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+
+
+def test_what_was_interrupted_can_be_pasted(here: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every option comes again but the one that would begin anew."""
+
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("noveltyflow.runtime.submit.run_workflow", interrupted)
+    words = [
+        "run",
+        "it's.txt",
+        "--out",
+        "evil\x1b[2J\nname",
+        "--block-rows",
+        "50",
+        "--profile-memory",
+        "--repair",
+    ]
+    words += ["--quiet", "--json", "--scheduler", "tcp://127.0.0.1:9", "--max-ratio", "900"]
+    monkeypatch.setattr("sys.argv", ["/bin/noveltyflow", "--log-level", "info", *words, "--overwrite"])
+    done = here(*words)
+    assert done.returncode == 130
+    *_, line = done.stderr.splitlines()
+    assert line.isprintable()
+    assert in_shell(line) == ["noveltyflow", "--log-level", "info", *words]

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from helpers import Cli, some_urls
 
+import noveltyflow.verify
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.errors import DamageError
 from noveltyflow.run import open_run
@@ -45,13 +46,16 @@ def run(whole: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(whole, tmp_path / "run.zarr"))
 
 
-def compute(folder: Path, out: Path | None = None, *, repair: bool = False) -> list[str]:
+def compute(
+    folder: Path, out: Path | None = None, *, repair: bool = False, block_rows: int | None = 64
+) -> list[str]:
     """Run, or repair and run; what was said about damage."""
     said = Notes()
     plan = plan_run([str(folder / "urls.txt")], str(out or folder / "run.zarr"), SETTINGS)
+    block_rows = plan.block_rows(block_rows)
     if repair:
         repair_run(plan, SerialExecutor(), said, ["cpu"])
-    execute(plan, SerialExecutor(), said, block_rows=64, backend="cpu")
+    execute(plan, SerialExecutor(), said, block_rows=block_rows, backend="cpu")
     return said.notes
 
 
@@ -117,6 +121,19 @@ def test_damage_is_named_and_repaired(how: str, name: str, run: Path, whole: Pat
     assert_same_bytes(run, whole)
 
 
+def test_a_repair_keeps_the_size_of_blocks(run: Path, whole: Path) -> None:
+    flip(run / "rows/url/c/2")
+    compute(whole.parent, run, repair=True, block_rows=None)
+    assert_same_bytes(run, whole)
+
+
+def test_blocks_of_another_size_leave_none_of_the_old_ones(run: Path, whole: Path, tmp_path: Path) -> None:
+    flip(run / "stages/urls/zarr.json")
+    compute(whole.parent, run, block_rows=150)
+    compute(whole.parent, tmp_path / "fresh.zarr", block_rows=150)
+    assert_same_bytes(run, tmp_path / "fresh.zarr")
+
+
 @pytest.mark.parametrize(
     "lines", [["http://a.example/"], ["http://a.example/"] * 99, ["x://y", "http://a.example/"]]
 )
@@ -154,6 +171,72 @@ def test_an_audit_does_not_outlive_what_it_saw(name: str, repair: bool, run: Pat
     compute(whole.parent, run, repair=repair)
     outdated = not repair and name.startswith("features")
     assert (RunStore(str(run)).aside("audit") is not None) == outdated
+
+
+LINKED = [
+    "features",
+    "features/000001",
+    "rows/url/c/2",
+    "neighbors/indices/c/1/0",
+    "neighbors/loop",
+    "idf/gone",
+]
+
+
+@pytest.mark.parametrize("name", LINKED)
+def test_links_are_named_and_replaced_and_not_followed(
+    name: str, run: Path, whole: Path, tmp_path: Path
+) -> None:
+    outside = tmp_path / "outside"
+    if (run / name).exists():
+        (run / name).rename(outside)
+    else:
+        outside.mkdir()
+    (run / name).symlink_to(tmp_path / "absent" if name == "idf/gone" else outside)
+    before = content_files(tmp_path / "outside")
+    flip(run / "rejects/line/c/0")
+    problems = verify(str(run)).problems
+    assert any(problem.startswith(f"{name}: is reached by a link that leads out") for problem in problems)
+    assert "rejects/line/c/0: differs from its checksum" in problems
+    compute(whole.parent, run, repair=True)
+    assert_same_bytes(run, whole)
+    assert verify(str(run)).problems == []
+    assert content_files(outside) == before
+
+
+def test_a_link_within_the_run_is_damage_too_where_the_run_has_none(run: Path, whole: Path) -> None:
+    (run / "features/000001").rename(run / "features/000009")
+    (run / "features/000001").symlink_to("000009")
+    assert "features/000001: was not stored by the run" in verify(str(run)).problems
+    compute(whole.parent, run, repair=True)
+    assert_same_bytes(run, whole)
+
+
+def test_all_that_is_wrong_is_told_at_once(here: Cli, run: Path) -> None:
+    flip(run / "stages/urls/zarr.json")
+    shutil.rmtree(run / "stages/features")
+    (run / "checksums/idf.sha256").unlink()
+    (run / "stages/neighbors/zarr.json").rename(run / "elsewhere")
+    (run / "stages/neighbors/zarr.json").symlink_to("/absent")
+    (run / "audit.json").symlink_to("/absent")
+    done = here("verify", run)
+    assert done.returncode == 1
+    told = done.stdout.splitlines()
+    assert [line.removeprefix(f"{run}: ").removeprefix(f"{run}/") for line in told] == [
+        "marker stages/urls is damaged",
+        "stages/features: is missing",
+        "checksums/idf.sha256 is damaged; give the same `noveltyflow run` command again with --repair",
+        "stages/neighbors/zarr.json: is a link that leads out of the run folder; it is not followed",
+    ]
+    assert "0 rows rechecked, 4 problems" in done.stderr
+
+
+def test_what_cannot_be_read_back_is_vouched_for_by_no_marker(run: Path) -> None:
+    store = RunStore(str(run), writable=True)
+    (run / "idf/gone").symlink_to("/absent")
+    with pytest.raises(DamageError, match="idf/gone: is reached by a link that leads out"):
+        finish(store, "idf", "x", SerialExecutor())
+    assert store.figures("idf")["fingerprint"] != "x"
 
 
 def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
@@ -226,6 +309,20 @@ def test_missing_neighbor_is_found_by_brute_force(run: Path) -> None:
         fill = -1 if name == "indices" else -np.inf
         problems = forge(run, f"neighbors/{name}", 70, [*values[1:], fill])
     assert "row 70: a neighbour is missing" in problems
+
+
+def test_rows_are_rechecked_in_parts_with_the_same_result(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = forge(run, "neighbors/indices", (slice(None), 0), 3)
+    products = []
+    product = noveltyflow.verify._product
+    monkeypatch.setattr("noveltyflow.verify._SAMPLES", 7)
+    monkeypatch.setattr(
+        "noveltyflow.verify._product",
+        lambda *args: products.append(args[0].shape[0]) or product(*args),
+    )
+    assert sorted(verify(str(run), rows=300).problems) == sorted(expected)
+    assert max(products) == 7, "rows held at a time"
+    assert verify(str(run), rows=0).rows_rechecked == 0
 
 
 def test_other_header_is_found(run: Path) -> None:

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import SettingsError, StoreError
-from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore
+from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore, Scratch
+from noveltyflow.store.checksums import CONTENT
 from noveltyflow.urls.shards import Shard, plan_shards
 
 if TYPE_CHECKING:
@@ -54,22 +55,25 @@ class PlannedRun:
         """Remove what was kept of standard input."""
         _remove_spool(self.spool)
 
-    def require_block_rows(self, asked: int | None) -> None:
-        """Refuse another number of rows in a block than the one that an earlier command fixed.
+    def block_rows(self, asked: int | None) -> int | None:
+        """Rows in a block that an earlier command fixed, which a repair keeps too, or else as asked.
 
         Raises
         ------
         StoreError
-            With both figures. Blocks are fixed once stage `urls` is complete, since all later stages are cut by them.
+            With both figures, when others are asked for. Blocks are fixed once stage `urls` is complete, since all
+            later stages are cut by them.
         """
-        if asked is None or "urls" in self.unfinished:
-            return
+        if "urls" in self.unfinished:
+            return asked
         figures = self.store.figures("urls")
-        if min(asked, figures["rows"]) != figures["block_rows"]:
+        fixed: int = figures["block_rows"]
+        if asked is not None and min(asked, figures["rows"]) != fixed:
             raise StoreError(
-                f"{self.store.path} is stored in blocks of {figures['block_rows']:,} rows, now {asked:,} are asked "
+                f"{self.store.path} is stored in blocks of {fixed:,} rows, now {asked:,} are asked "
                 "for; leave --block-rows out to go on, or give --overwrite to start anew"
             )
+        return fixed
 
     def describe(self) -> str | None:
         """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
@@ -144,6 +148,9 @@ def execute(
         store.forget_audit()
     for stage in reversed(todo):
         store.unmark(stage)
+        # What it left would stay where it is not written again, as blocks do when they become fewer.
+        for folder in CONTENT[stage]:
+            Scratch(store.path).remove(folder)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)
     stages: dict[str, Callable[[str], None]] = {
         "urls": urls.run,

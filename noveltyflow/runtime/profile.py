@@ -8,7 +8,6 @@ import socket
 import time
 from collections.abc import Callable
 from threading import Event, Thread
-from types import TracebackType
 from typing import Any
 
 import psutil
@@ -20,6 +19,8 @@ from noveltyflow.store.files import is_local
 from noveltyflow.store.profile import Sample, open_samples, open_stages, write_sample
 
 SAMPLE_SECONDS = 0.5
+_TELL_SECONDS = 5.0
+"""How long workers, one of which may be stopped, are waited for when a profile ends."""
 
 log = logging.getLogger(__name__)
 
@@ -116,15 +117,18 @@ class MemoryProfile:
     def __enter__(self) -> MemoryProfile:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         if self._sampler is None:
             return
         self._sampler.stop()
-        if kind is None:
-            # Otherwise there may be nobody left to tell; the threads end with their workers.
-            self._client.unregister_worker_plugin(_OnWorkers.name)
+        # Where nobody is left to tell, the threads end with their workers.
+        if self._client.status != "running":
+            return
+        end = self._client.scheduler.unregister_worker_plugin
+        try:
+            self._client.sync(end, name=_OnWorkers.name, callback_timeout=_TELL_SECONDS)
+        except (OSError, TimeoutError, ValueError) as error:
+            log.warning("not every worker was told that the memory profile has ended: %s", error)
 
     def start(self, stage: str, total: int | None, unit: str) -> None:
         """See `Reporter.start`."""

@@ -13,9 +13,9 @@ from noveltyflow.runtime.stages.features import hash_blocks, sum_frequencies
 from noveltyflow.runtime.stages.neighbors import recompute_neighbors
 from noveltyflow.runtime.stages.seal import damages, still_damaged
 from noveltyflow.similarity.tiles import Block
-from noveltyflow.store import STAGES, Scratch
+from noveltyflow.store import STAGES, RunStore, Scratch
 from noveltyflow.store.blocks import blocks_of
-from noveltyflow.store.checksums import CONTENT, Damage
+from noveltyflow.store.checksums import Damage
 
 _IN_PLACE = {
     "features": re.compile(r"features/(\d+)/.+"),
@@ -34,16 +34,11 @@ def repair_run(plan: PlannedRun, executor: Executor, reporter: Reporter, backend
     plan.store.forget_audit()
     for stage in [stage for stage in STAGES if stage not in plan.unfinished]:
         try:
-            _, found = damages(plan.store, stage, executor)
+            lost = _damages_without_strays(plan.store, stage, executor, reporter)
         except DamageError as error:
             reporter.note(f"damaged: {error}")
             _start_again_at(plan, stage)
             return
-        for damage in found:
-            reporter.note(f"damaged: {damage}")
-            if damage.stray:
-                Scratch(plan.store.path).remove(damage.name)
-        lost = [damage for damage in found if not damage.stray]
         if lost and not _repaired(plan, stage, lost, executor, reporter, backends):
             _start_again_at(plan, stage)
             return
@@ -51,12 +46,22 @@ def repair_run(plan: PlannedRun, executor: Executor, reporter: Reporter, backend
         reporter.note(f"{plan.store.path}: now every file is as it was stored")
 
 
+def _damages_without_strays(
+    store: RunStore, stage: str, executor: Executor, reporter: Reporter
+) -> list[Damage]:
+    """What is wrong with a stage, once what it did not store is removed; a link may have stood for what it did."""
+    _, found = damages(store, stage, executor)
+    for damage in found:
+        reporter.note(f"damaged: {damage}")
+    strays = [damage for damage in found if damage.stray]
+    for damage in strays:
+        Scratch(store.path).remove(damage.name)
+    return damages(store, stage, executor)[1] if strays else found
+
+
 def _start_again_at(plan: PlannedRun, stage: str) -> None:
     for later in reversed(STAGES[STAGES.index(stage) :]):
         plan.store.unmark(later)
-    for folder in CONTENT[stage]:
-        # Zarr would keep what it finds of the description of a group.
-        Scratch(plan.store.path).remove(folder)
 
 
 def _repaired(

@@ -46,8 +46,8 @@ def run_workflow(
     with locked(workflow.out):
         plan = plan_run(workflow.inputs, workflow.out, workflow.scoring, overwrite=overwrite)
         try:
-            plan.require_block_rows(workflow.cluster.block_rows)
-            _execute(plan, workflow.cluster, reporter, repair=repair and not plan.begins)
+            block_rows = plan.block_rows(workflow.cluster.block_rows)
+            _execute(plan, workflow.cluster, block_rows, reporter, repair=repair and not plan.begins)
         finally:
             plan.release()
 
@@ -96,7 +96,9 @@ def _quiet_dask() -> None:
     dask.config.set(logging={"distributed": level, "distributed.client": level})
 
 
-def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, repair: bool) -> None:
+def _execute(
+    plan: PlannedRun, cluster: ClusterSettings, block_rows: int | None, reporter: Reporter, *, repair: bool
+) -> None:
     if (what := plan.describe()) is not None and not repair:
         reporter.note(what)
     if not plan.unfinished and not repair:
@@ -126,9 +128,9 @@ def _execute(plan: PlannedRun, cluster: ClusterSettings, reporter: Reporter, *, 
         backends = executor.backends(cluster.backend)
         if plan.unfinished == list(STAGES):
             capacity = capacity_of(client, backends)
-            found = forecast(plan.shards, plan.settings, capacity, block_rows=cluster.block_rows)
+            found = forecast(plan.shards, plan.settings, capacity, block_rows=block_rows)
             log.info("forecast: %s", found)
             require_fit(found, plan.store.path)
         if repair:
             repair_run(plan, executor, reporter, backends)
-        execute(plan, executor, reporter, block_rows=cluster.block_rows, backend=cluster.backend)
+        execute(plan, executor, reporter, block_rows=block_rows, backend=cluster.backend)

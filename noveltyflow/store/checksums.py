@@ -10,7 +10,7 @@ from pathlib import Path
 
 import fsspec
 
-from noveltyflow.errors import DamageError
+from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store.durable import PARTIAL, inside, sync
 from noveltyflow.store.files import is_local
 from noveltyflow.store.run_store import RunStore
@@ -24,7 +24,8 @@ CONTENT = {
 }
 """Folders that each stage fills."""
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_ABSENT = ""
+_ABSENT, _OUTSIDE = "", "outside"
+"""Stand for the checksums of what cannot be read, and of what a link that leads out of the run folder stands for."""
 
 Checksums = dict[str, str]
 """Hexadecimal SHA-256 of files by their names within the run folder."""
@@ -37,21 +38,23 @@ class Damage:
     name: str
     problem: str
     stray: bool = False
-    """Whether the stage stored no such file."""
+    """Whether the stage stored no such thing; then it goes before anything is computed again."""
 
     def __str__(self) -> str:
         return f"{self.name}: {self.problem}"
 
 
 def stage_files(store: RunStore, stage: str) -> list[str]:
-    """Sorted names of all files that a stage has in the run folder."""
+    """Sorted names of all files that a stage has in the run folder; a link to a folder is one of them."""
     fs, root = fsspec.core.url_to_fs(store.path)
-    paths = [path for folder in CONTENT[stage] for path in fs.find(f"{root}/{folder}")]
+    paths: list[str] = []
+    for folder in (f"{root}/{name}" for name in CONTENT[stage]):
+        paths += [folder] if is_local(store.path) and Path(folder).is_symlink() else fs.find(folder)
     return sorted(path[len(root) :].lstrip("/") for path in paths if not path.endswith(PARTIAL))
 
 
 def checksum(store: RunStore, names: Sequence[str]) -> Checksums:
-    """Read files back once they are on the disk; an absent or unreadable one has an empty checksum."""
+    """Read files back once they are on the disk; for what cannot be read `compare` knows what stands there."""
     return {name: _checksum(store, name) for name in names}
 
 
@@ -59,11 +62,15 @@ def _checksum(store: RunStore, name: str) -> str:
     fs, root = fsspec.core.url_to_fs(store.path)
     try:
         if is_local(store.path):
-            inside(Path(root), name)
+            path = inside(Path(root), name)
+            if not path.is_file():
+                return _ABSENT
             if store.writable:
-                sync(Path(root) / name)
+                sync(path)
         with fs.open(f"{root}/{name}", "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
+    except StoreError:
+        return _OUTSIDE
     except OSError:
         return _ABSENT
 
@@ -99,7 +106,10 @@ def compare(expected: Checksums, found: Iterable[tuple[str, str]]) -> list[Damag
     """What is wrong with files whose checksums were taken again, in the order of their names."""
     damages = []
     for name, now in sorted(found):
-        if name not in expected:
+        if now == _OUTSIDE:
+            problem = "is reached by a link that leads out of the run folder; it is not followed"
+            damages.append(Damage(name, problem, stray=True))
+        elif name not in expected:
             damages.append(Damage(name, "was not stored by the run", stray=True))
         elif now == _ABSENT:
             damages.append(Damage(name, "is missing or cannot be read"))

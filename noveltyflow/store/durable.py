@@ -42,7 +42,8 @@ def inside(root: Path, name: str) -> Path:
         When it does: a folder received from others must not show, or have written, what is elsewhere.
     """
     path = root / name
-    if not path.resolve().is_relative_to(root.resolve()):
+    # Unlike Path.resolve, realpath raises nothing at links that go round in circles; nothing can be opened there.
+    if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise StoreError(f"{path}: is a link that leads out of the run folder; it is not followed")
     return path
 

@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import json
 import logging
 import os
 import socket
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -40,7 +42,8 @@ def locked(path: str) -> Iterator[None]:
         Naming the process that writes the run.
     """
     # One folder has one lock, by whatever links it is reached.
-    with _flocked(Path(path).resolve()) if is_local(path) else _marked(path):
+    held = _flocked(Path(path).resolve()) if is_local(path) else _marked(path, f"{path.rstrip('/')}.lock")
+    with held:
         yield
 
 
@@ -120,22 +123,47 @@ def _read_holder(data: bytes) -> dict[str, Any]:
 
 
 @contextmanager
-def _marked(path: str) -> Iterator[None]:
-    name = f"{path.rstrip('/')}.lock"
+def _marked(path: str, name: str) -> Iterator[None]:
+    """Hold the object `name`, which nobody else can make meanwhile, as the lock of `path`."""
     fs, target = fsspec.core.url_to_fs(name)
-    mine = json.dumps(_holder()).encode()
-    try:
-        fs.pipe_file(target, mine, mode="create")
-    except FileExistsError as error:
-        holder = _read_holder(fs.cat_file(target))
-        if not _is_dead(holder):
-            raise _refusal(path, holder, f"if it has died, remove {name}") from error
-        log.warning("%s: process %s has died; its lock is broken", path, holder["pid"])
-        fs.pipe_file(target, mine)
+    # No two locks are alike, so that one which was read is known again.
+    mine = json.dumps({**_holder(), "nonce": uuid.uuid4().hex}).encode()
+    while not _taken(path, name, mine):
+        pass
     try:
         yield
     finally:
-        fs.rm_file(target)
+        with suppress(FileNotFoundError):
+            fs.rm_file(target)
+
+
+def _taken(path: str, name: str, mine: bytes) -> bool:
+    """Whether the object is now `mine`; not where it was let go of, or broken, while it was looked at."""
+    fs, target = fsspec.core.url_to_fs(name)
+    try:
+        fs.pipe_file(target, mine, mode="create")
+        return True
+    except FileExistsError:
+        held = _content(fs, target)
+    if held is None:
+        return False
+    holder = _read_holder(held)
+    if not _is_dead(holder):
+        raise _refusal(path, holder, f"if it has died, remove {name}")
+    # Of all who see that it is dead, one may break it: who holds the lock of this very lock, and finds it unbroken.
+    with _marked(path, f"{name}.{hashlib.sha256(held).hexdigest()[:16]}"):
+        if _content(fs, target) != held:
+            return False
+        log.warning("%s: process %s has died; its lock is broken", path, holder["pid"])
+        fs.pipe_file(target, mine)
+        return True
+
+
+def _content(fs: Any, target: str) -> bytes | None:
+    try:
+        return bytes(fs.cat_file(target))
+    except FileNotFoundError:
+        return None
 
 
 def _is_dead(holder: dict[str, Any]) -> bool:

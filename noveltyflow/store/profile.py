@@ -6,16 +6,20 @@ A file holds comma-separated lines, so that all but the last of them outlive wha
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, TextIO, TypeVar
 
+from noveltyflow.errors import DamageError
 from noveltyflow.store.durable import inside
+from noveltyflow.store.files import is_local
 
 FOLDER = "memory"
 _STAGES = "stages.csv"
 _BEFORE = "the start"
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -82,35 +86,52 @@ def _open(run: str, name: str, header: str) -> TextIO:
 
 
 def read_peaks(run: str) -> list[dict[str, Any]]:
-    """A `Peak` for every stage and process that was measured, in order of time, JSON-able; empty without any."""
-    folder = Path(run) / FOLDER
-    if "://" in run or not folder.is_dir():
+    """A `Peak` for every stage and process that was measured, in order of time, JSON-able; empty without any.
+
+    Raises
+    ------
+    StoreError
+        When a link leads out of the run folder, or something is missing or damaged, saying what.
+    """
+    if not is_local(run):
         return []
-    begins = [(float(time), stage) for time, stage in _lines(folder / _STAGES)]
+    folder = inside(Path(run), FOLDER)
+    processes = sorted(path.stem for path in folder.glob("*.csv") if path.name != _STAGES)
+    if not processes:
+        return []
+    begins = list(_read(run, _STAGES, _stage))
     peaks: dict[tuple[int, str], Peak] = {}
-    for path in sorted(folder.glob("*.csv")):
-        if path.name == _STAGES:
-            continue
-        for sample in _samples(path):
+    for process in processes:
+        for sample in _read(run, f"{process}.csv", _sample):
             number = bisect_right(begins, sample.time, key=lambda begin: begin[0])
             stage = begins[number - 1][1] if number else _BEFORE
-            key = (number, path.stem)
-            peaks[key] = _higher(peaks.get(key), sample, stage, path.stem)
+            key = (number, process)
+            peaks[key] = _higher(peaks.get(key), sample, stage, process)
     return [asdict(peaks[key]) for key in sorted(peaks)]
 
 
-def _samples(path: Path) -> Iterator[Sample]:
-    for time, *sizes in _lines(path):
-        yield Sample(float(time), *map(int, sizes))
+def _stage(time: str, name: str) -> tuple[float, str]:
+    return float(time), name
 
 
-def _lines(path: Path) -> Iterator[list[str]]:
-    """Values of all whole lines of a file; a process may have been killed while it wrote the last one."""
-    header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
-    for line in lines:
-        values = line.split(",")
-        if len(values) == header.count(",") + 1:
-            yield values
+def _sample(time: str, *sizes: str) -> Sample:
+    return Sample(float(time), *map(int, sizes))
+
+
+def _read(run: str, name: str, parse: Callable[..., T]) -> Iterator[T]:
+    """What `parse` makes of the values of all whole lines of a file; a kill may have cut off the last one."""
+    path = inside(Path(run), f"{FOLDER}/{name}")
+    try:
+        header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
+        for values in (line.split(",") for line in lines):
+            if len(values) == header.count(",") + 1:
+                yield parse(*values)
+    except FileNotFoundError as error:
+        raise DamageError(
+            f"{path} is missing; remove {path.parent}, a profile without it says nothing"
+        ) from error
+    except (TypeError, ValueError) as error:
+        raise DamageError(f"{path} is damaged ({error}); remove it") from error
 
 
 def _higher(peak: Peak | None, sample: Sample, stage: str, process: str) -> Peak:

@@ -27,6 +27,8 @@ from noveltyflow.store.scratch import Scratch
 
 SCHEMA_VERSION = 3
 STAGES = ("urls", "features", "idf", "neighbors")
+_HEAD = "zarr.json"
+"""The file whose attribute `_HEADER` says what the run is of; a folder with a head is a run."""
 _HEADER = "noveltyflow"
 ASIDE = ("audit.json", "work.json", profile.FOLDER)
 """Names in a run folder that are no content of the run."""
@@ -44,7 +46,7 @@ def compressor() -> ZstdCodec:
 
 
 def _damaged_head(path: str) -> DamageError:
-    return DamageError(f"{path}: zarr.json is damaged; remove the folder, and make the run anew")
+    return DamageError(f"{path}: {_HEAD} is damaged; remove the folder, and make the run anew")
 
 
 def _pack(value: Any) -> str:
@@ -54,6 +56,14 @@ def _pack(value: Any) -> str:
 
 def _unpack(text: str) -> Any:
     return json.loads(zlib.decompress(base64.b64decode(text)))
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        json.loads(data)
+    except ValueError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)
@@ -88,12 +98,14 @@ class RunStore:
             raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
         packed = {"inputs": _pack(header["inputs"])} if "inputs" in header else {}
         attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header, **packed}}
+        head = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
         try:
-            zarr.create_group(path, attributes=attributes, zarr_format=3, overwrite=False)
+            # Unlike Zarr's own, it has its name only once the disk holds what is in it.
+            Scratch(path).write(_HEAD, json.dumps(head, indent=2).encode())
         except OSError as error:
             raise StoreError(f"{path}: cannot be made: {error}; choose another --out") from error
         store = cls(path, writable=True)
-        store.flush(["zarr.json"])
+        store.flush_folders([_HEAD])
         return store
 
     @cached_property
@@ -143,22 +155,32 @@ class RunStore:
         """Whether a run, complete or not, is at the address."""
         fs, root = fsspec.core.url_to_fs(self.path)
         try:
-            head = json.loads(fs.cat_file(f"{root}/zarr.json"))
+            head = json.loads(fs.cat_file(f"{root}/{_HEAD}"))
             return "schema_version" in head["attributes"][_HEADER]
         except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def require_free(self) -> None:
-        """Refuse an address that holds anything else, which may be somebody's work."""
+        """Refuse an address that holds anything else, which may be somebody's work.
+
+        A head that a killed process was writing is nothing.
+        """
         fs, root = fsspec.core.url_to_fs(self.path)
-        if fs.exists(root) and not (fs.isdir(root) and not fs.ls(root)):
+        if not fs.exists(root):
+            return
+        names = (
+            [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
+        )
+        if _HEAD in names and not _is_json(fs.cat_file(f"{root}/{_HEAD}")):
+            raise _damaged_head(self.path)
+        if not all(name.startswith(_HEAD) and name.endswith(PARTIAL) for name in names):
             raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
 
     def remove(self) -> None:
         """Delete the run: its markers first, its head last, so that a kill leaves an empty run, never half of one."""
         fs, root = fsspec.core.url_to_fs(self.path)
         first = [f"{root}/stages", f"{root}/.scratch"]
-        others = [path for path in fs.ls(root, detail=False) if not str(path).endswith("/zarr.json")]
+        others = [path for path in fs.ls(root, detail=False) if not str(path).endswith(f"/{_HEAD}")]
         for path in [*first, *others]:
             if fs.exists(path):
                 fs.rm(path, recursive=True)
@@ -240,20 +262,30 @@ class RunStore:
         self.array(name)[...] = values
 
     def marker(self, stage: str) -> dict[str, Any] | None:
+        """As `require_marker`, but one that is no longer what was written vouches for nothing: None."""
+        try:
+            return self.require_marker(stage)
+        except DamageError as error:
+            log.warning("%s; the stage counts as unfinished", error)
+            return None
+
+    def require_marker(self, stage: str) -> dict[str, Any] | None:
         """What a finished stage left: its `fingerprint` and figures; None while it is unfinished.
 
-        A marker that is no longer what was written vouches for nothing.
+        Raises
+        ------
+        DamageError
+            When the marker is no longer what was written.
         """
         name = f"stages/{stage}"
         try:
             figures = dict(self.root[name].attrs.asdict())
         except KeyError:
             return None
-        except ValueError:
+        except (TypeError, ValueError):
             figures = {}
         if figures.pop(_SEAL, None) != digest(figures):
-            log.warning("%s: marker %s is damaged; the stage counts as unfinished", self.path, name)
-            return None
+            raise DamageError(f"{self.path}: marker {name} is damaged")
         return figures
 
     def mark(self, stage: str, fingerprint: str, **figures: Any) -> None:

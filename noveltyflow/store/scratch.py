@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -83,10 +84,11 @@ class Scratch:
         return sorted(name for name in names if not name.endswith(PARTIAL))
 
     def remove(self, name: str = "") -> None:
-        """Remove a file or folder; the whole scratch space by default. Absent is fine."""
-        target = f"{self._root}/{name}".rstrip("/")
-        if self._fs.exists(target):
-            self._fs.rm(target, recursive=True)
+        """Remove a file, a link or a folder; the whole scratch space by default. Absent is fine."""
+        if self._is_local:
+            inside(Path(self._root), str(Path(name).parent))
+        with suppress(FileNotFoundError):
+            self._fs.rm(f"{self._root}/{name}".rstrip("/"), recursive=True)
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write an Arrow table as one LZ4 Feather file, followed by the CRC-32 of all that in four bytes."""

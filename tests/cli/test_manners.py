@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import noveltyflow
-from noveltyflow.inert import printable
-from noveltyflow.terminal import duration
+from noveltyflow.inert import printable, shell_line
+from noveltyflow.terminal import duration, print_table
 
 
 def in_terminal(*args: object, **env: str) -> tuple[int, str]:
@@ -87,21 +87,41 @@ HOSTILE = [
 
 def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_path: Path) -> None:
     """Terminal, log, CSV, JSON; the tables of a notebook too, which a browser shows."""
-    (tmp_path / "urls.txt").write_text("\n".join([*HOSTILE, "http://e.example/"]))
-    out = tmp_path / "run.zarr"
-    made = cli("run", tmp_path / "urls.txt", "--out", out, "--scheduler", scheduler, "--log-level", "debug")
+    (tmp_path / "urls\x1b[2J.txt").write_text("\n".join([*HOSTILE, "http://e.example/"]))
+    out = tmp_path / "run\x1b[2J.zarr"
+    made = cli(
+        *("run", tmp_path / "urls\x1b[2J.txt", "--out", out),
+        *("--scheduler", scheduler, "--log-level", "debug"),
+    )
     assert made.returncode == 0, made.stderr
-    assert f"noveltyflow rejects {out}" in made.stderr
+    assert f"noveltyflow rejects {shell_line([str(out)])}" in made.stderr
     run = noveltyflow.open_run(str(out))
     rejects = run.rejects().compute()
     assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1
     said = [made.stderr, run.top(10)._repr_html_(), rejects._repr_html_()]
     asked = product(("top", "rejects"), ("table", "csv", "jsonl"))
     said += [cli(command, out, "--format", form).stdout for command, form in asked]
+    said += [cli("export", out, tmp_path / "\x1b[2J.csv").stderr]
+    said += [cli("neighbors", out, "http://\x1b[2J.example/").stderr]
+    said += [in_terminal("export", out, tmp_path / "\x1b[2J.csv", TERM="dumb")[1], cli("info", out).stdout]
     for text in said:
         assert all(character.isprintable() or character in "\n\r" for character in text)
         assert "<script>" not in text
         assert not any(line.startswith(("=", "+", "-", "@")) for line in text.splitlines())
+
+
+@pytest.mark.parametrize("in_terminal", [True, False])
+def test_a_long_url_is_cut_in_the_middle_in_a_terminal_only(
+    in_terminal: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = f"https://a.example/{'x' * 50_000}/end"
+    monkeypatch.setattr("sys.stdout.isatty", lambda: in_terminal)
+    print_table({"novelty": [0.5], "url": [url]})
+    shown = "".join(capsys.readouterr().out.split())
+    assert (url in shown) == (not in_terminal)
+    assert (len(shown) < 250) == ("…" in shown) == in_terminal
+    assert "https://a.example/" in shown
+    assert shown.endswith("/end")
 
 
 @pytest.mark.parametrize("args", [["--help"], ["run", "--help"], ["top", "--help"]])

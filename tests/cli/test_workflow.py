@@ -110,3 +110,18 @@ def test_what_no_yaml_reader_can_take_is_refused(tmp_path: Path, text: str) -> N
     path.write_text(text)
     with pytest.raises(SettingsError, match="not valid YAML"):
         load_workflow(path)
+
+
+def test_aliases_are_refused_before_they_grow(tmp_path: Path) -> None:
+    lines = ["inputs: &a0 [x]", "out: y", *(f"a{n}: &a{n} [{f'*a{n - 1}, ' * 9}]" for n in range(1, 40))]
+    path = write(tmp_path, "\n".join([*lines, "neighbors: {n_neighbors: *a39}"]))
+    assert refusal(path) == [f"{path}:3: *a0: is an alias; write out what it stands for"]
+
+
+def test_a_long_wrong_value_is_not_shown_whole(tmp_path: Path) -> None:
+    path = write(tmp_path, f"inputs: [x]\nout: y\nneighbors:\n  n_neighbors: [{'7, ' * 10_000}]\n")
+    (message,) = refusal(path)
+    assert message.startswith(f"{path}:4: neighbors.n_neighbors: ")
+    assert "(given: [7, 7, " in message
+    assert "…" in message
+    assert len(message) < 400

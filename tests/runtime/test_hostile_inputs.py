@@ -25,6 +25,7 @@ from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages.read import ReadReport, partition_shards, read
 from noveltyflow.store import Scratch
 from noveltyflow.testing.fuzz import read_checked
+from noveltyflow.testing.runs import assert_same_content
 from noveltyflow.urls.shards import plan_shards
 
 LONG = 256 << 20
@@ -34,6 +35,7 @@ READ = """
 import json, resource, sys
 from noveltyflow.config import InputSettings
 from noveltyflow.testing.fuzz import read_checked
+from noveltyflow.testing.runs import assert_same_content
 
 def peak():
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
@@ -185,6 +187,21 @@ def test_to_name_tasks_by_their_shards_takes_little_memory(tmp_path: Path) -> No
     assert taken < 500 * len(shards)
 
 
+def test_a_run_refused_for_a_ratio_goes_on_with_a_larger_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("noveltyflow.urls.streams._UNMEASURED_BYTES", 0)
+    packed = tmp_path / "urls.txt.gz"
+    packed.write_bytes(gzip.compress(b"http://a.example/\n" * 9_999))
+    with pytest.raises(InputError, match="--max-ratio"):
+        compute(packed, tmp_path / "run.zarr", max_ratio=2)
+    compute(packed, tmp_path / "run.zarr", max_ratio=10**6)
+    compute(packed, tmp_path / "other.zarr", max_ratio=10**5)
+    assert_same_content(str(tmp_path / "run.zarr"), str(tmp_path / "other.zarr"))
+    head, other = (tmp_path / name / "zarr.json" for name in ("run.zarr", "other.zarr"))
+    assert head.read_bytes() == other.read_bytes()
+
+
 def test_many_tiny_shards_are_one_run(tmp_path: Path) -> None:
     compute(tiny_shards(tmp_path, 3_000), tmp_path / "run.zarr")
     info = open_run(str(tmp_path / "run.zarr")).info()
@@ -210,7 +227,7 @@ def test_a_shard_that_changes_before_it_is_read_is_named(change: str, tmp_path: 
     assert not plan.store.finished("urls", plan.fingerprints["urls"])
 
 
-def compute(source: Path, out: Path) -> None:
-    settings = ScoringSettings(input=InputSettings())
+def compute(source: Path, out: Path, **options: int) -> None:
+    settings = ScoringSettings(input=InputSettings(**options))
     plan = plan_run([str(source)], str(out), settings)
     execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")

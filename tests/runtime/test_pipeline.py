@@ -44,15 +44,16 @@ def test_the_order_of_inputs_matters(urls: str, tmp_path: Path) -> None:
 
 def test_blocks_are_fixed_by_the_first_command(urls: str, tmp_path: Path) -> None:
     fresh = planned(tmp_path, urls)
-    fresh.require_block_rows(7)
+    assert fresh.block_rows(7) == 7
     complete(fresh, block_rows=20)
     again = planned(tmp_path, urls)
     for agreed in (20, None):
-        again.require_block_rows(agreed)
+        assert again.block_rows(agreed) == 20
     with pytest.raises(StoreError, match=r"blocks of 20 rows, now 21.*--block-rows.*--overwrite"):
-        again.require_block_rows(21)
+        again.block_rows(21)
 
 
 def test_more_rows_in_a_block_than_there_are_is_all_of_them(urls: str, tmp_path: Path) -> None:
     complete(planned(tmp_path, urls), block_rows=10**6)
-    planned(tmp_path, urls).require_block_rows(10**6)
+    again = planned(tmp_path, urls)
+    assert again.block_rows(10**6) == again.store.figures("urls")["rows"]

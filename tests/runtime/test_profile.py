@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import threading
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from distributed import Client
 from helpers import Cli
 from runtime.faults import OPTIONS, same_bytes, start, when, workers_of
+
+from noveltyflow.errors import SettingsError
+from noveltyflow.runtime.profile import MemoryProfile
+from noveltyflow.runtime.progress import Silent
 
 
 @pytest.mark.slow
@@ -37,10 +44,39 @@ def test_peaks_are_recorded_also_of_a_killed_worker(
     assert "1,024 MiB" in shown
 
 
-def test_an_address_is_refused(cli: Cli, urls: Path) -> None:
-    from noveltyflow.errors import SettingsError
-    from noveltyflow.runtime.profile import MemoryProfile
-    from noveltyflow.runtime.progress import Silent
-
+def test_an_address_is_refused() -> None:
     with pytest.raises(SettingsError, match="file system"):
         MemoryProfile(None, "s3://bucket/run.zarr", Silent())  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, None])
+def test_samplers_end_with_the_command_however_it_ends(
+    error: type[BaseException] | None, scheduler: str, tmp_path: Path
+) -> None:
+    """On a cluster that goes on without it."""
+
+    def samplers() -> int:
+        return sum(thread.name == "memory-profile" for thread in threading.enumerate())
+
+    with Client(scheduler) as client:
+        with (
+            suppress(KeyboardInterrupt, ValueError),
+            MemoryProfile(client, str(tmp_path), Silent()) as profile,
+        ):
+            profile.start("read", None, "lines")
+            assert set(client.run(samplers).values()) == {1}
+            if error is not None:
+                raise error
+        assert set(client.run(samplers).values()) == {0}
+    assert samplers() == 0
+
+
+def test_nobody_is_told_where_the_scheduler_is_gone(tmp_path: Path) -> None:
+    class Lost:
+        status = "connecting"
+
+        def register_plugin(self, plugin: object) -> None:
+            pass
+
+    with MemoryProfile(Lost(), str(tmp_path), Silent()) as profile:
+        profile.start("read", None, "lines")

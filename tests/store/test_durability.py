@@ -6,7 +6,7 @@ import errno
 import filecmp
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from helpers import some_urls
 from zarr.storage import LocalStore
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import DamageError
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
@@ -60,6 +61,11 @@ class Disk:
                 }
         else:
             self._files[status.st_ino] = path.read_bytes()
+
+    @property
+    def contents(self) -> Collection[int]:
+        """Numbers of the files whose contents it holds."""
+        return self._files.keys()
 
     def restore(self, folder: int, target: Path) -> None:
         """Write into `target` what is left of the folder with number `folder`."""
@@ -133,6 +139,37 @@ def test_run_continues_after_a_power_cut(
     compute(urls, left)
     assert verify(str(left)).problems == []
     assert_same_bytes(left, undisturbed)
+
+
+@pytest.mark.parametrize("cut_at", range(4))
+def test_a_power_cut_while_the_folder_is_made_is_in_nobodys_way(
+    cut_at: int, disk: Disk, urls: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    """Also on a disk that keeps names of its own accord, and nothing else that it was not asked to."""
+    what_is_left(disk, urls, tmp_path, cut_at)
+    out = tmp_path / "before" / "run.zarr"
+    for path in out.rglob("*"):
+        if path.is_file() and path.stat().st_ino not in disk.contents:
+            path.write_bytes(b"")
+    compute(urls, out)
+    assert_same_bytes(out, undisturbed)
+
+
+def test_a_kill_while_the_head_is_written_is_in_nobodys_way(
+    urls: Path, undisturbed: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    out.mkdir()
+    (out / f"zarr.json.0123{durable.PARTIAL}").write_text("{")
+    compute(urls, out)
+    assert_same_bytes(out, undisturbed)
+
+
+def test_a_damaged_head_is_named_with_what_to_do(urls: Path, tmp_path: Path) -> None:
+    (tmp_path / "run.zarr").mkdir()
+    (tmp_path / "run.zarr" / "zarr.json").write_text('{"attri')
+    with pytest.raises(DamageError, match=r"run\.zarr: zarr\.json is damaged; remove the folder"):
+        compute(urls, tmp_path / "run.zarr")
 
 
 def test_complete_run_survives_a_power_cut(disk: Disk, urls: Path, undisturbed: Path, tmp_path: Path) -> None:

@@ -1,17 +1,23 @@
 from __future__ import annotations
 
+import hashlib
 import json
+import os
 import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Barrier, Event
+from typing import Any
 
 import fsspec
 import pytest
 
 from noveltyflow.errors import StoreError
+from noveltyflow.store import lock
 from noveltyflow.store.lock import locked
 
 HOLD = """
@@ -108,6 +114,66 @@ def test_object_store_lock_is_broken_only_where_its_holder_is_seen_dead(
             pass
         return
     with pytest.raises(StoreError, match=f"process {dead.pid} on elsewhere"), locked(address):
+        pass
+
+
+def leave_dead_lock(name: str) -> None:
+    """Store a lock of a process of this host that is dead."""
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    fsspec.filesystem("memory").pipe_file(name, json.dumps({**lock._holder(), "pid": dead.pid}).encode())
+
+
+def test_of_two_that_break_a_lock_at_once_one_wins(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Both have seen that its holder is dead before the first one breaks it."""
+    leave_dead_lock(f"{address}.lock")
+    both_have_seen, one_is_refused = Barrier(2), Event()
+    is_dead = lock._is_dead
+
+    def seen(holder: dict[str, Any]) -> bool:
+        dead = is_dead(holder)
+        if dead:
+            both_have_seen.wait(timeout=30)
+        return dead
+
+    def run(_: int) -> str:
+        try:
+            with locked(address):
+                one_is_refused.wait(timeout=5)
+                return "wrote"
+        except StoreError:
+            one_is_refused.set()
+            return "refused"
+
+    monkeypatch.setattr(lock, "_is_dead", seen)
+    with ThreadPoolExecutor(2) as pool:
+        assert sorted(pool.map(run, range(2))) == ["refused", "wrote"]
+    assert fsspec.filesystem("memory").find(address.rpartition("/")[0]) == []
+
+
+def test_who_died_while_breaking_a_lock_locks_nobody_out(address: str) -> None:
+    fs = fsspec.filesystem("memory")
+    leave_dead_lock(f"{address}.lock")
+    checksum = hashlib.sha256(fs.cat_file(f"{address}.lock")).hexdigest()
+    leave_dead_lock(f"{address}.lock.{checksum[:16]}")
+    with locked(address):
+        assert json.loads(fs.cat_file(f"{address}.lock"))["pid"] == os.getpid()
+    assert fs.find(address.rpartition("/")[0]) == []
+
+
+def test_a_lock_let_go_of_while_it_is_looked_at_is_taken(
+    address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave_dead_lock(f"{address}.lock")
+    content = lock._content
+
+    def gone(fs: Any, target: str) -> bytes | None:
+        monkeypatch.setattr(lock, "_content", content)
+        fs.rm_file(target)
+        return content(fs, target)
+
+    monkeypatch.setattr(lock, "_content", gone)
+    with locked(address):
         pass
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store.profile import Sample, open_samples, open_stages, read_peaks, write_sample
 
 
@@ -42,6 +42,29 @@ def test_a_run_that_goes_on_appends(run: str) -> None:
 def test_without_a_profile_there_are_no_peaks(tmp_path: Path) -> None:
     assert read_peaks(str(tmp_path)) == []
     assert read_peaks("s3://bucket/run.zarr") == []
+
+
+def test_nothing_is_read_through_a_link_that_leads_out(run: str, tmp_path: Path) -> None:
+    for name in ("memory", "memory/worker-a-1.csv", "memory/stages.csv"):
+        path = tmp_path / name
+        (tmp_path.parent / "elsewhere").unlink(missing_ok=True)
+        path.rename(tmp_path.parent / "elsewhere")
+        path.symlink_to(tmp_path.parent / "elsewhere")
+        with pytest.raises(StoreError, match=rf"{name}.*leads out"):
+            read_peaks(run)
+        path.unlink()
+        (tmp_path.parent / "elsewhere").rename(path)
+
+
+def test_what_is_missing_or_damaged_is_named(run: str, tmp_path: Path) -> None:
+    (tmp_path / "memory/worker-a-1.csv").write_text("time,rss\n1,x\n")
+    with pytest.raises(DamageError, match=r"worker-a-1\.csv is damaged .*remove it"):
+        read_peaks(run)
+    (tmp_path / "memory/stages.csv").unlink()
+    with pytest.raises(DamageError, match=r"stages\.csv is missing; remove .*memory"):
+        read_peaks(run)
+    (tmp_path / "memory/worker-a-1.csv").unlink()
+    assert read_peaks(run) == []
 
 
 def test_nothing_is_written_through_a_link_that_leads_out(tmp_path: Path) -> None:

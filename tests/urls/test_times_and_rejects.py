@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
+from helpers import ROOT
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,6 +85,14 @@ def test_the_text_of_a_reject_is_short_and_printable(raw):
 )
 def test_safe_text(raw, expected):
     assert safe_text(raw) == expected
+
+
+def test_the_readme_tells_every_reason():
+    table = (ROOT / "README.md").read_text().partition("| reason | what is wrong |")[2].partition("\n## ")[0]
+    told = [
+        name for row in table.splitlines() for name in re.findall("`(.*?)`", "".join(row.split("|")[1:2]))
+    ]
+    assert told == list(REASONS)
 
 
 def test_every_reason_is_one_sentence():

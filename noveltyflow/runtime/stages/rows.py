@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noveltyflow.config import UrlSettings
+from noveltyflow.inert import printable
 from noveltyflow.runtime.stages.read import reject_table
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore, Scratch
@@ -137,9 +138,8 @@ def located_rejects(scratch: Scratch, shards: Sequence[Shard], lines: Sequence[i
     for number in range(1, len(shards)):
         if shards[number].path == shards[number - 1].path and shards[number].start > 0:
             bases[number] = bases[number - 1] + lines[number - 1]
-    # A file's name need not be UTF-8, but what is stored must be.
-    shown = (shard.source.encode("utf-8", "backslashreplace").decode() for shard in shards)
-    sources = np.array(list(shown), dtype=object)
+    # A file's name may hold anything; what is stored is shown in terminals and notebooks.
+    sources = np.array([printable(shard.source) for shard in shards], dtype=object)
     by_piece: dict[str, list[str]] = {}
     for name in scratch.names("rejects"):
         by_piece.setdefault(name[:13], []).append(name)

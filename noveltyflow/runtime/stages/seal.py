@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+from noveltyflow.errors import DamageError
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.store import RunStore
 from noveltyflow.store.checksums import (
@@ -20,9 +21,17 @@ _FILES_PER_TASK = 128
 
 
 def finish(store: RunStore, stage: str, fingerprint: str, executor: Executor, **figures: Any) -> None:
-    """Flush and read back everything the stage stored, then vouch for it; a power cut cannot part the two."""
-    names = stage_files(store, stage)
-    manifest = write_manifest(store, stage, dict(_checksums(store, names, executor)))
+    """Flush and read back everything the stage stored, then vouch for it; a power cut cannot part the two.
+
+    Raises
+    ------
+    DamageError
+        When something cannot be read back.
+    """
+    checksums = dict(_checksums(store, stage_files(store, stage), executor))
+    if unreadable := compare(checksums, checksums.items()):
+        raise DamageError(f"{store.path}/{unreadable[0]}; mend that, and give the same command again")
+    manifest = write_manifest(store, stage, checksums)
     store.mark(stage, fingerprint, **figures, checksum=manifest)
 
 

@@ -23,7 +23,7 @@ from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 SLAB_ROWS = 1 << 14
 """Candidates whose posting lists are made at a time, where they are not kept."""
 CHEAP_LIST = 256
-"""Multiply-adds with all candidates, for a non-zero on average, up to which these are quicker than leaving some out."""
+"""Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
