@@ -36,6 +36,8 @@ from noveltyflow.runtime.plan import (
     usable_memory,
 )
 from noveltyflow.runtime.stages.read import partition_shards
+from noveltyflow.similarity.kernels.base import TileKernel
+from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block, rows_of
 from noveltyflow.similarity.topk import TopK
@@ -306,23 +308,24 @@ def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast,
     """Seconds of one thread for the whole run, from those that the sample takes once everything is compiled."""
     if not samples:
         return 0.0
-    for part in (samples[:50], samples):
+    for part, kernels in ((samples[:50], EVERY_SEARCH), (samples, [get_kernel("cpu")])):
         started = time.perf_counter()
         urls = list(dict.fromkeys(in_surt_order(part, settings)))
         counts = hash_block(urls, settings.features)
         prepared_in = time.perf_counter() - started
-        own, others = _time_search(counts, settings)
+        for kernel in kernels:
+            own, others = _time_search(counts, settings, kernel)
     spans = max(0.0, found.rows / span_rows - 1)
     a_row = own + spans * others * max(1.0, 2 * span_rows / max(1, counts.shape[0])) ** _SPAN_GROWTH
     return float(_OTHER_WORK * prepared_in * found.lines / len(samples) + a_row * found.rows)
 
 
-def _time_search(counts: CsrMatrix, settings: ScoringSettings) -> tuple[float, float]:
+def _time_search(counts: CsrMatrix, settings: ScoringSettings, kernel: TileKernel) -> tuple[float, float]:
     """Seconds in which a row of half of the sample finds its neighbours there, and then better ones in the other."""
     idf = inverse_document_frequency(
         chunk(counts.indices, counts.shape[1]), counts.shape[0], settings.features.smooth_idf
     )
-    block, kernel = weight_block(counts, idf, settings.features), get_kernel("cpu")
+    block = weight_block(counts, idf, settings.features)
     middle = -(-counts.shape[0] // 2)
     queries = rows_of(block, Block(0, 0, middle))
     best = TopK.empty(middle, settings.neighbors.n_neighbors)

@@ -200,6 +200,6 @@ def test_no_references_are_counted():
     assert walk.targetoptions["_nrt"] is False
     for counts in (True, False):
         compiled = numba.njit(_nrt=counts)(walk.py_func)
-        assert compiled(index, make_scratch(9, index), 0, 0, 0.5, 10) == 0
+        assert compiled(index, make_scratch(9, index), 0, 0, 0.5, 10, 0.0) == (0, 0.0)
         code = next(iter(compiled.inspect_llvm().values()))
         assert bool(re.search(r"call.*@NRT_incref", code)) == counts

@@ -212,6 +212,14 @@ def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Par
     )
 
 
+EVERY_SEARCH = (
+    CpuKernel(),
+    CpuKernel(cheap_list=-1, dense_share=1.0),
+    CpuKernel(cheap_list=-1, dense_share=-1.0),
+)
+"""Kernels that, for a few rows, use every kind of search between them, so that all of them are compiled."""
+
+
 @dataclass(frozen=True)
 class _Tile:
     """Query rows, their best k so far, the number of a part's first row, and which of its rows is query row 0."""
