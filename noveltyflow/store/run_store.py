@@ -194,6 +194,13 @@ class RunStore:
             raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
         return found.with_config(_EVERY_CHUNK)
 
+    def allocated(self, name: str) -> zarr.Array[Any] | None:
+        """An array as an earlier command made it; None where there is none, or its description is damaged."""
+        try:
+            return self.array(name)
+        except (KeyError, ValueError, StoreError):
+            return None
+
     def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
         """Some or all of a stored array.
 
@@ -214,8 +221,14 @@ class RunStore:
     def preallocate(
         self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0
     ) -> None:
-        """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk."""
+        """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk.
+
+        One that is there already, of the same shape and chunks, stays as it is.
+        """
         chunks = (chunk_rows, *(max(1, length) for length in shape[1:]))
+        before = self.allocated(name)
+        if before is not None and (before.shape, before.chunks) == (shape, chunks):
+            return
         self.root.create_array(
             name,
             shape=shape,

@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from noveltyflow.config import UrlSettings
+from noveltyflow.runtime.stages.notes import Stored
 from noveltyflow.runtime.stages.read import reject_table
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore, Scratch
@@ -119,13 +120,12 @@ def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[li
     return result
 
 
-def rows(store: RunStore, block: Block, slices: Sequence[Slice]) -> int:
+def rows(store: RunStore, block: Block, slices: Sequence[Slice]) -> Stored:
     """Store one block of rows, cut from the sorted ranges; its number of rows."""
     tables = [store.scratch.read_table(f"sorted/{number:06d}")[lo:hi] for number, lo, hi in slices]
     table = pa.concat_tables(tables).drop_columns(["surt"])
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    write_rows(store, block, columns)
-    return block.n_rows
+    return block.n_rows, write_rows(store, block, columns)
 
 
 def located_rejects(scratch: Scratch, shards: Sequence[Shard], lines: Sequence[int]) -> Iterable[pa.Table]:

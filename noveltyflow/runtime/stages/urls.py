@@ -20,6 +20,7 @@ from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.memory import fit_blocks, sampled_shape
 from noveltyflow.runtime.plan import MOST_TASKS
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.notes import key_of, resumed
 from noveltyflow.runtime.stages.read import (
     Partition,
     ReadReport,
@@ -42,7 +43,7 @@ from noveltyflow.runtime.stages.rows import (
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.store import RunStore
-from noveltyflow.store.blocks import allocate_rows
+from noveltyflow.store.blocks import allocate_rows, allocated_block_rows
 from noveltyflow.store.rejects import write_rejects
 from noveltyflow.urls.shards import Shard
 
@@ -77,7 +78,7 @@ class UrlStage:
             # The same input will never hold a URL, so there is nothing to go on with.
             self.store.remove()
             raise InputError(_no_url(counts))
-        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
+        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples, fingerprint)
         figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
         finish(self.store, "urls", fingerprint, self.executor, **figures)
         self.store.scratch.remove()
@@ -175,17 +176,19 @@ class UrlStage:
             "reject_reasons": reasons,
         }
 
-    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
+    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str], fingerprint: str) -> int:
         shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
         allowed, n_threads = self.executor.memory_per_thread, self.executor.n_threads
-        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, self.block_rows)
+        # An earlier command may have had other workers, and have stored blocks of the size that fitted those.
+        asked = self.block_rows or allocated_block_rows(self.store, n_rows)
+        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, asked)
         blocks = split_rows(n_rows, block_rows)
         with_time = self.settings.input.time_column is not None
         allocate_rows(self.store, n_rows, block_rows, with_time=with_time)
         self.reporter.start("rows", n_rows, "rows")
         slices = slices_of_blocks(lengths, blocks)
-        tasks = [(self.store, block, part) for block, part in zip(blocks, slices, strict=True)]
-        for stored in self.executor.run("rows", rows, tasks):
+        tasks = {key_of(block): (self.store, block, part) for block, part in zip(blocks, slices, strict=True)}
+        for _, stored in resumed(self.store, "urls", fingerprint, self.executor, "rows", rows, tasks):
             self.reporter.advance(stored)
         self.reporter.finish(f"{n_rows:,} rows in {len(blocks):,} blocks of {block_rows:,}")
         return block_rows
