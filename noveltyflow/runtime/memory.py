@@ -34,8 +34,6 @@ _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
 _PARTS, _LEAST_IN_PART = 8, 200
-SHUFFLE_BYTES = 64 * _MIB
-"""Rows on their way between workers, as `dask.yaml` bounds them: half of it waits for the net, half for the disk."""
 
 
 @dataclass(frozen=True)

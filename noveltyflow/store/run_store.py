@@ -28,6 +28,8 @@ from noveltyflow.store.scratch import Scratch
 SCHEMA_VERSION = 3
 STAGES = ("urls", "features", "idf", "neighbors")
 _HEADER = "noveltyflow"
+SCRATCH = ".scratch"
+"""Name of the folder of unfinished work in a run folder."""
 ASIDE = ("audit.json", "work.json", profile.FOLDER)
 """Names in a run folder that are no content of the run."""
 _SEAL = "seal"
@@ -136,8 +138,8 @@ class RunStore:
     def scratch(self) -> Scratch:
         """Space for unfinished work; removed when the run is complete."""
         if is_local(self.path):
-            inside(Path(self.path), ".scratch")
-        return Scratch(f"{self.path.rstrip('/')}/.scratch")
+            inside(Path(self.path), SCRATCH)
+        return Scratch(f"{self.path.rstrip('/')}/{SCRATCH}")
 
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
@@ -157,7 +159,7 @@ class RunStore:
     def remove(self) -> None:
         """Delete the run: its markers first, its head last, so that a kill leaves an empty run, never half of one."""
         fs, root = fsspec.core.url_to_fs(self.path)
-        first = [f"{root}/stages", f"{root}/.scratch"]
+        first = [f"{root}/stages", f"{root}/{SCRATCH}"]
         others = [path for path in fs.ls(root, detail=False) if not str(path).endswith("/zarr.json")]
         for path in [*first, *others]:
             if fs.exists(path):

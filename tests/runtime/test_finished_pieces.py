@@ -12,15 +12,18 @@ from helpers import Cli, some_urls
 from runtime.faults import OPTIONS, kill_client, same_bytes, start, until
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import DamageError
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages import read
+from noveltyflow.runtime.stages import urls as stage
 from noveltyflow.store import RunStore
 
 SETTINGS = ScoringSettings(
     features=FeatureSettings(n_features=512), neighbors=NeighborSettings(n_neighbors=3)
 )
-NOTES = {"rows": "urls", "hash": "features", "merge": "neighbors"}
+NOTES = {"canonical": "canonical", "sort": "sorted", "rows": "urls", "hash": "features", "merge": "neighbors"}
 """Tasks that store pieces, and what these are called among the notes."""
 
 
@@ -53,11 +56,23 @@ def few(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def whole(few: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Counter[str]]:
+def whole(
+    few: Path, small_pieces: None, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, Counter[str]]:
     """A run that nothing disturbed, and its tasks."""
     out, executor = tmp_path_factory.mktemp("undisturbed") / "run.zarr", Interrupted()
     compute(few, out, executor)
     return out, executor.counts
+
+
+@pytest.fixture(scope="module", autouse=True)
+def small_pieces() -> Iterator[None]:
+    """So that a short list has as many pieces as a long one."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(read, "_PIECE_RECORDS", 20)
+        patch.setattr(read, "_BATCH_RECORDS", 20)
+        patch.setattr(stage, "_RANGE_RECORDS", 25)
+        yield
 
 
 def interrupt(few: Path, out: Path, name: str, after: int, block_rows: int | None = 30) -> None:
@@ -96,6 +111,21 @@ def test_damaged_pieces_and_notes_are_as_good_as_none(
     assert same_bytes(out, whole[0])
 
 
+@pytest.mark.parametrize("name", ["pieces/000000-000002", "rejects/000000-000002-read"])
+def test_a_damaged_piece_of_what_was_read_is_named_and_can_be_removed(
+    name: str, few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path
+) -> None:
+    out = tmp_path / "run.zarr"
+    interrupt(few, out, "canonical", 1)
+    path = out / ".scratch" / name
+    cut(path)
+    with pytest.raises(DamageError, match=f"{path} is damaged; remove it, and give the same command again"):
+        compute(few, out, Interrupted())
+    path.unlink()
+    compute(few, out, Interrupted())
+    assert same_bytes(out, whole[0])
+
+
 def test_blocks_keep_their_size_unless_another_one_is_asked_for(
     few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path
 ) -> None:
@@ -121,21 +151,42 @@ def test_a_note_of_other_settings_vouches_for_nothing(
     assert same_bytes(out, whole[0])
 
 
+def times_of(files: set[Path]) -> dict[Path, tuple[int, int]]:
+    """What changes when a file is written again."""
+    return {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in files}
+
+
+def killed(urls: Path, out: Path, name: str, pieces: int) -> set[Path]:
+    """Kill the command once so many pieces are finished; the files of all that are."""
+    notes, process = out / ".scratch/notes" / NOTES[name], start(urls, out)
+    until(lambda: len(list(notes.glob("*[0-9]"))) >= pieces, process)
+    kill_client(process)
+    found = [json.loads(note.read_bytes())["checksums"] for note in notes.glob("*[0-9]")]
+    return {out / file for checksums in found for file in checksums}
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("name", NOTES)
-def test_a_killed_run_keeps_what_was_finished(
+@pytest.mark.parametrize("name", ["rows", "hash", "merge"])
+def test_a_killed_run_keeps_the_blocks_that_were_finished(
     name: str, cli: Cli, urls: Path, undisturbed: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "run.zarr"
-    notes, process = out / ".scratch/notes" / NOTES[name], start(urls, out)
-    until(lambda: len(list(notes.glob("*[0-9]"))) > 1, process)
-    kill_client(process)
-    finished = {
-        out / file for note in notes.glob("*[0-9]") for file in json.loads(note.read_bytes())["checksums"]
-    }
-    before = {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in finished}
-    assert len(before) > 1
+    finished = times_of(killed(urls, out, name, 2))
     again = cli("run", urls, "--out", out, *OPTIONS)
     assert again.returncode == 0, again.stderr
-    assert before == {path: (path.stat().st_ino, path.stat().st_mtime_ns) for path in finished}
+    assert finished == times_of(set(finished))
+    assert same_bytes(out, undisturbed)
+
+
+@pytest.mark.slow
+def test_a_killed_run_keeps_what_was_canonical(cli: Cli, tmp_path: Path) -> None:
+    """Killed while it sorts, too: then the scratch files of before can still be looked at."""
+    urls, out, undisturbed = (tmp_path / name for name in ("urls.txt", "run.zarr", "undisturbed.zarr"))
+    urls.write_text("\n".join(some_urls(1_000) * 250))
+    finished = times_of(killed(urls, out, "canonical", 1))
+    killed(urls, out, "sort", 1)
+    assert finished == times_of(set(finished))
+    for path in (out, undisturbed):
+        done = cli("run", urls, "--out", path, *OPTIONS)
+        assert done.returncode == 0, done.stderr
     assert same_bytes(out, undisturbed)
