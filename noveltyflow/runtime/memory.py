@@ -96,7 +96,8 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         "read": _BUFFERS + 5 * text + 500 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
         "canonical": _BUFFERS + pieces * (12 * text + 800 * records),
-        "sort": _BUFFERS + int(in_range * (4.5 * shape.url_bytes + 300)),
+        # The parts hold every URL twice, once in SURT order; as strings of Python, and collapsed, it is there again.
+        "sort": _BUFFERS + int(in_range * (8 * shape.url_bytes + 300)),
     }
 
 

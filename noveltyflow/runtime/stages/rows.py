@@ -65,23 +65,28 @@ def canonical(
 def _distinct(
     scratch: Scratch, pieces: Iterable[Piece], settings: UrlSettings, with_time: bool
 ) -> pd.DataFrame:
-    frames = [empty_rows(with_time=with_time)]
-    for name, first_shard, bases in pieces:
-        table = scratch.read_table(f"pieces/{name}")
-        batch = canonicalize(table["text"].to_pylist(), settings)
-        keep = np.array([url is not None for url in batch.urls], dtype=bool)
-        _store_rejects(scratch, name, table, batch.reasons, keep)
-        shard = table["shard"].to_numpy() - first_shard
-        columns = {
-            "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
-            "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
-            "count": np.ones(keep.sum(), np.int64),
-            "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
-        }
-        if with_time:
-            columns["first_time"] = table["time"].to_numpy()[keep]
-        frames.append(collapse(pd.DataFrame(columns)))
-    return collapse(pd.concat(frames, ignore_index=True))
+    frames = [_distinct_of_piece(scratch, piece, settings, with_time) for piece in pieces]
+    return frames[0] if len(frames) == 1 else collapse(pd.concat(frames, ignore_index=True))
+
+
+def _distinct_of_piece(
+    scratch: Scratch, piece: Piece, settings: UrlSettings, with_time: bool
+) -> pd.DataFrame:
+    name, first_shard, bases = piece
+    table = scratch.read_table(f"pieces/{name}")
+    batch = canonicalize(table["text"].to_pylist(), settings)
+    keep = np.array([url is not None for url in batch.urls], dtype=bool)
+    _store_rejects(scratch, name, table, batch.reasons, keep)
+    shard = table["shard"].to_numpy() - first_shard
+    columns = {
+        "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
+        "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
+        "count": np.ones(keep.sum(), np.int64),
+        "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
+    }
+    if with_time:
+        columns["first_time"] = table["time"].to_numpy()[keep]
+    return collapse(pd.DataFrame(columns))
 
 
 def _store_rejects(
