@@ -55,7 +55,7 @@ SHAPES = {
 TASKS = {
     "read": (urls, "read"),
     "canonical": (urls, "canonical"),
-    "sort": (urls, "store_range"),
+    "sort": (urls, "sort"),
     "rows": (urls, "rows"),
     "hash": (features, "hash_rows"),
     "document_frequency": (features, "count_documents"),

@@ -52,8 +52,6 @@ class DaskExecutor:
         Whether the workers were started for this run, and may be replaced.
     """
 
-    shuffle_method = "p2p"
-
     def __init__(
         self,
         client: Client,

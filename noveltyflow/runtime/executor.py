@@ -47,8 +47,6 @@ class Executor(Protocol):
     """Bytes that one task may count on, what the bare worker needs already taken off."""
     task_seconds: float
     """How long a task of stage `neighbors` computes before another one takes over."""
-    shuffle_method: str
-    """How `dask.dataframe` moves rows between partitions."""
 
     def backends(self, backend: str) -> list[str]:
         """Backends that compute tiles where the setting is `backend`; what `auto` chose is logged.
@@ -90,7 +88,6 @@ class SerialExecutor:
     """Runs one task after the other in this process: the reference, and the way to debug."""
 
     n_threads = 1
-    shuffle_method = "disk"
 
     def __init__(self, memory_per_thread: int = 1 << 30, task_seconds: float = 30.0) -> None:
         self.memory_per_thread = memory_per_thread

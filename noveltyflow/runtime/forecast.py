@@ -16,7 +16,6 @@ from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.runtime.disk import room_for
 from noveltyflow.runtime.memory import (
-    SHUFFLE_BYTES,
     InputShape,
     disk_bytes,
     fit_blocks,
@@ -53,7 +52,7 @@ _PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
 _SPAN_GROWTH = 0.4
 """Power with which the time of a row in a span of other rows grows with the span: 0.3 to 0.5 for gov_1m."""
 _OTHER_WORK = 3
-"""Reading, shuffling and storing take about twice as long as canonical form and hashing, which are timed."""
+"""Reading, sorting and storing take about twice as long as canonical form and hashing, which are timed."""
 
 
 @dataclass(frozen=True)
@@ -211,8 +210,8 @@ def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
     hungriest = max(task.projected_mem for task in tasks)
     tile = next(task for task in tasks if task.name == "tile")
     kept = min(max(0, capacity.allowed_mem - tile.projected_mem), tile.tasks * tile.projected_mem)
-    shuffled = SHUFFLE_BYTES + capacity.threads_per_worker * hungriest
-    return RESERVED_BYTES + max(shuffled, capacity.threads_per_worker * tile.projected_mem + kept)
+    threads = capacity.threads_per_worker
+    return RESERVED_BYTES + max(threads * hungriest, threads * tile.projected_mem + kept)
 
 
 def require_fit(found: Forecast, out: str) -> None:

@@ -37,8 +37,6 @@ _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
 _PARTS, _LEAST_IN_PART = 8, 200
-SHUFFLE_BYTES = 64 * _MIB
-"""Rows on their way between workers, as `dask.yaml` bounds them: half of it waits for the net, half for the disk."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +80,9 @@ def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings)
     counts = hash_block(urls, settings.features)
     text = "\n".join(urls).encode()
     rows = _compressed(text) + 16 * len(urls)
-    # Records as they were read, and URLs twice, once in SURT order; besides numbers of 40 bytes.
-    scratch = _compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw") + 2 * _compressed(
-        text, "lz4_raw"
-    )
+    # Records as they were read; and URLs twice, once in SURT order, before and after sorting; numbers of 40 bytes.
+    records = _compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw")
+    scratch = records + 4 * _compressed(text, "lz4_raw")
     features = _compressed(counts.indices.tobytes()) + _compressed(counts.data.tobytes())
     return InputShape(
         lines,
@@ -93,7 +90,7 @@ def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings)
         _densest(lengths),
         max(1.0, _densest(written, sizes)),
         _densest(np.diff(counts.indptr)),
-        (scratch + rows) / len(samples) + 40,
+        (scratch + rows) / len(samples) + 80,
         (rows + features) / len(urls),
     )
 
@@ -149,6 +146,7 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         "read": _BUFFERS + 5 * text + 500 * records,
         # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
         "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
+        # The parts hold every URL twice, once in SURT order; as strings of Python, and collapsed, it is there again.
         "sort": _BUFFERS + int(in_range * (8 * shape.url_bytes + 100)),
     }
 

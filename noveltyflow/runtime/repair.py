@@ -94,8 +94,9 @@ def _recompute(
 ) -> None:
     store, settings = plan.store, plan.settings
     if stage == "features":
-        hash_blocks(store, settings.features, executor, reporter, blocks)
+        hash_blocks(store, settings.features, executor, reporter, blocks, plan.fingerprints[stage])
     elif stage == "idf":
         sum_frequencies(store, executor, reporter)
     else:
-        recompute_neighbors(store, settings, backends, executor, reporter, blocks)
+        fingerprint = plan.fingerprints[stage]
+        recompute_neighbors(store, settings, backends, executor, reporter, blocks, fingerprint)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -25,10 +26,17 @@ def allocate_rows(store: RunStore, n_rows: int, block_rows: int, *, with_time: b
         store.preallocate(f"rows/{name}", (n_rows,), block_rows, np.int64)
 
 
-def write_rows(store: RunStore, block: Block, columns: dict[str, AnyArray]) -> None:
-    """Write the row columns of one block, which is one chunk of each array."""
+def allocated_block_rows(store: RunStore, n_rows: int) -> int | None:
+    """Rows in a block of the arrays that an earlier command made for so many rows; None where there are none."""
+    url = store.allocated("rows/url")
+    return None if url is None or url.shape != (n_rows,) else url.chunks[0]
+
+
+def write_rows(store: RunStore, block: Block, columns: dict[str, AnyArray]) -> list[str]:
+    """Write the row columns of one block, which is one chunk of each array; the names of its files."""
     for name, values in columns.items():
         store.array(f"rows/{name}")[block.start : block.stop] = values
+    return _files("rows", columns, f"c/{block.index}")
 
 
 def read_urls(store: RunStore, block: Block) -> list[str]:
@@ -37,8 +45,8 @@ def read_urls(store: RunStore, block: Block) -> list[str]:
     return urls
 
 
-def write_csr(store: RunStore, block: int, matrix: CsrMatrix) -> None:
-    """Store a CSR block in anndata's layout (`encoding-type` csr_matrix, version 0.1.0)."""
+def write_csr(store: RunStore, block: int, matrix: CsrMatrix) -> list[str]:
+    """Store a CSR block in anndata's layout (`encoding-type` csr_matrix, version 0.1.0); the names of its files."""
     name = f"features/{block:06d}"
     store.root.create_group(
         name,
@@ -49,8 +57,13 @@ def write_csr(store: RunStore, block: int, matrix: CsrMatrix) -> None:
         },
         overwrite=True,
     )
+    files = ["features/zarr.json", f"{name}/zarr.json"]
     for part in ("data", "indices", "indptr"):
-        store.put(f"{name}/{part}", getattr(matrix, part))
+        values = getattr(matrix, part)
+        store.put(f"{name}/{part}", values)
+        # An array without values has no chunk.
+        files += [f"{name}/{part}/{file}" for file in ("zarr.json", "c/0")[: 1 + (values.size > 0)]]
+    return files
 
 
 def read_csr(store: RunStore, block: int) -> CsrMatrix:
@@ -86,7 +99,14 @@ def allocate_neighbors(store: RunStore, n_neighbors: int) -> None:
     store.preallocate("neighbors/indices", shape, figures["block_rows"], np.int64, NO_NEIGHBOR)
 
 
-def write_neighbors(store: RunStore, block: Block, neighbors: TopK) -> None:
-    """Write the neighbours of one block."""
+def write_neighbors(store: RunStore, block: Block, neighbors: TopK) -> list[str]:
+    """Write the neighbours of one block; the names of its files."""
     store.array("neighbors/similarities")[block.start : block.stop] = neighbors.similarities
     store.array("neighbors/indices")[block.start : block.stop] = neighbors.indices
+    return _files("neighbors", ("similarities", "indices"), f"c/{block.index}/0")
+
+
+def _files(group: str, arrays: Iterable[str], chunk: str) -> list[str]:
+    """Files without which a chunk of each of some arrays cannot be read."""
+    of_arrays = (f"{group}/{name}/{file}" for name in arrays for file in ("zarr.json", chunk))
+    return [f"{group}/zarr.json", *of_arrays]

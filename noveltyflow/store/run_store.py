@@ -30,6 +30,8 @@ STAGES = ("urls", "features", "idf", "neighbors")
 _HEAD = "zarr.json"
 """The file whose attribute `_HEADER` says what the run is of; a folder with a head is a run."""
 _HEADER = "noveltyflow"
+SCRATCH = ".scratch"
+"""Name of the folder of unfinished work in a run folder."""
 ASIDE = ("audit.json", "work.json", profile.FOLDER)
 """Names in a run folder that are no content of the run."""
 _SEAL = "seal"
@@ -148,8 +150,8 @@ class RunStore:
     def scratch(self) -> Scratch:
         """Space for unfinished work; removed when the run is complete."""
         if is_local(self.path):
-            inside(Path(self.path), ".scratch")
-        return Scratch(f"{self.path.rstrip('/')}/.scratch")
+            inside(Path(self.path), SCRATCH)
+        return Scratch(f"{self.path.rstrip('/')}/{SCRATCH}")
 
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
@@ -179,7 +181,7 @@ class RunStore:
     def remove(self) -> None:
         """Delete the run: its markers first, its head last, so that a kill leaves an empty run, never half of one."""
         fs, root = fsspec.core.url_to_fs(self.path)
-        first = [f"{root}/stages", f"{root}/.scratch"]
+        first = [f"{root}/stages", f"{root}/{SCRATCH}"]
         others = [path for path in fs.ls(root, detail=False) if not str(path).endswith(f"/{_HEAD}")]
         for path in [*first, *others]:
             if fs.exists(path):
@@ -216,6 +218,13 @@ class RunStore:
             raise StoreError(f"{self.path}: {name} is not an array; the run is damaged")
         return found.with_config(_EVERY_CHUNK)
 
+    def allocated(self, name: str) -> zarr.Array[Any] | None:
+        """An array as an earlier command made it; None where there is none, or its description is damaged."""
+        try:
+            return self.array(name)
+        except (KeyError, ValueError, StoreError):
+            return None
+
     def read(self, name: str, selection: Any = ...) -> np.ndarray[Any, Any]:
         """Some or all of a stored array.
 
@@ -236,8 +245,14 @@ class RunStore:
     def preallocate(
         self, name: str, shape: tuple[int, ...], chunk_rows: int, dtype: Any, fill: Any = 0
     ) -> None:
-        """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk."""
+        """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk.
+
+        One that is there already, of the same shape and chunks, stays as it is.
+        """
         chunks = (chunk_rows, *(max(1, length) for length in shape[1:]))
+        before = self.allocated(name)
+        if before is not None and (before.shape, before.chunks) == (shape, chunks):
+            return
         self.root.create_array(
             name,
             shape=shape,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import zlib
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _CRC_BYTES = 4
+_OFFSET_BYTES = 8
 
 
 @dataclass(frozen=True)
@@ -92,12 +94,39 @@ class Scratch:
 
     def write_table(self, name: str, table: pa.Table) -> None:
         """Write an Arrow table as one LZ4 Feather file, followed by the CRC-32 of all that in four bytes."""
-        from pyarrow import feather
+        self.write(name, _packed(table))
 
-        sink = io.BytesIO()
-        feather.write_feather(table, sink, compression="lz4")
-        sink.write(zlib.crc32(sink.getbuffer()).to_bytes(_CRC_BYTES, "little"))
-        self.write(name, sink.getbuffer())
+    def write_parts(self, name: str, parts: Sequence[pa.Table]) -> None:
+        """Write tables, as `write_table` does, into one file, from which each can be read alone.
+
+        In front stands where each ends, little-endian in eight bytes. A table without rows takes no more than that.
+        """
+        packed = [_packed(part) if part.num_rows else b"" for part in parts]
+        end, ends = _OFFSET_BYTES * (len(packed) + 1), []
+        for data in (b"", *packed):
+            end += len(data)
+            ends.append(end.to_bytes(_OFFSET_BYTES, "little"))
+        self.write(name, b"".join([*ends, *packed]))
+
+    def read_part(self, name: str, number: int) -> pa.Table | None:
+        """Read one of the tables written by `write_parts`, counted from 0; None where it had no rows.
+
+        Raises
+        ------
+        FileNotFoundError
+            Where there is no such file.
+        DamageError
+            When it is not what was written.
+        """
+        import pyarrow as pa
+
+        target, at = self._target(name), _OFFSET_BYTES * number
+        head = bytes(self._fs.cat_file(target, start=at, end=at + 2 * _OFFSET_BYTES))
+        start, end = (int.from_bytes(half, "little") for half in (head[:_OFFSET_BYTES], head[_OFFSET_BYTES:]))
+        if start == end and len(head) == 2 * _OFFSET_BYTES:
+            return None
+        data = self._fs.cat_file(target, start=start, end=end) if start < end else b""
+        return self._unpacked(name, pa.py_buffer(data))
 
     def read_table(self, name: str) -> pa.Table:
         """Read a table written by `write_table`; memory-mapped where the file is local.
@@ -110,7 +139,6 @@ class Scratch:
             When it is not what was written.
         """
         import pyarrow as pa
-        from pyarrow import feather
 
         if self._is_local:
             target = self._target(name)
@@ -122,10 +150,23 @@ class Scratch:
             raise FileNotFoundError(f"{self._root}/{name}")
         else:
             content = pa.py_buffer(data)
+        return self._unpacked(name, content)
+
+    def _unpacked(self, name: str, content: pa.Buffer) -> pa.Table:
+        import pyarrow as pa
+        from pyarrow import feather
+
         size = max(content.size - _CRC_BYTES, 0)
         feather_file, crc = content.slice(0, size), content.slice(size).to_pybytes()
         if zlib.crc32(feather_file).to_bytes(_CRC_BYTES, "little") != crc:
-            raise DamageError(
-                f"{self._root}/{name} is damaged; remove {self._root}, and give the same command again"
-            )
+            raise DamageError(f"{self._root}/{name} is damaged; remove it, and give the same command again")
         return feather.read_table(pa.BufferReader(feather_file))
+
+
+def _packed(table: pa.Table) -> memoryview:
+    from pyarrow import feather
+
+    sink = io.BytesIO()
+    feather.write_feather(table, sink, compression="lz4")
+    sink.write(zlib.crc32(sink.getbuffer()).to_bytes(_CRC_BYTES, "little"))
+    return sink.getbuffer()

@@ -216,7 +216,7 @@ class Stopping(SerialExecutor):
             yield result
 
 
-@pytest.mark.parametrize("tasks", [0, 3, 6, 9, 13, 15])
+@pytest.mark.parametrize("tasks", [0, 1, 4, 8, 12, 17, 19])
 def test_resumed_run(tasks: int, one_file: Path, reference: str) -> None:
     out = one_file.with_name("run.zarr")
     with pytest.raises(KeyboardInterrupt):
@@ -243,7 +243,7 @@ def test_a_damaged_checkpoint_is_one_that_is_not_there(
 ) -> None:
     out = one_file.with_name("run.zarr")
     with pytest.raises(KeyboardInterrupt):
-        run([one_file], out, Stopping(15))
+        run([one_file], out, Stopping(19))
     checkpoints = list(out.glob(".scratch/strips/*.npz"))
     assert checkpoints
     for path in checkpoints:
@@ -254,17 +254,16 @@ def test_a_damaged_checkpoint_is_one_that_is_not_there(
     assert_same_content(str(out), reference, ignore=("rejects/source",))
 
 
-@pytest.mark.parametrize("name", ["read/000000.json", "sorted.json"])
 def test_damaged_notes_of_what_was_read_are_none(
-    name: str, one_file: Path, reference: str, caplog: pytest.LogCaptureFixture
+    one_file: Path, reference: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     out = one_file.with_name("run.zarr")
     with pytest.raises(KeyboardInterrupt):
         run([one_file], out, Stopping(0))
-    path = out / ".scratch" / name
+    path = out / ".scratch/read/000000.json"
     path.write_bytes(path.read_bytes()[:-3])
     run([one_file], out)
-    assert f"{name} is damaged" in caplog.text
+    assert "read/000000.json is damaged" in caplog.text
     assert_same_content(str(out), reference, ignore=("rejects/source",))
 
 

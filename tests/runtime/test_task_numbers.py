@@ -2,28 +2,32 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from dask.base import collections_to_expr
 from distributed import Client
 from distributed.worker import thread_state
+from helpers import some_urls
 
-from noveltyflow.config import InputSettings, ScoringSettings
+from noveltyflow.config import FeatureSettings, InputSettings, ScoringSettings
 from noveltyflow.runtime import dask_executor
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.forecast import Capacity, forecast
+from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.plan import MOST_TASKS
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.stages import read
 from noveltyflow.runtime.stages import urls as stage
 from noveltyflow.runtime.stages.read import partition_shards
-from noveltyflow.store import RunStore
+from noveltyflow.testing.runs import assert_same_content
 from noveltyflow.urls.shards import Shard, plan_shards
 
 MOST = 100_000
-A_PIECE, A_RANGE = 7, 3
-"""Tasks of Dask's for each piece and each range of the shuffle, as counted below."""
+SETTINGS = ScoringSettings(features=FeatureSettings(n_features=512))
 
 
 @pytest.mark.parametrize("memory", [2, 8])
@@ -34,27 +38,39 @@ def test_any_list_makes_a_bounded_number_of_tasks(n_rows: int, memory: int, url_
     found = forecast(shards, ScoringSettings(), capacity, rows=n_rows)
     numbers = {task.name: task.tasks for task in found.tasks}
     strips = numbers.pop("tile")
-    pieces, ranges = numbers.pop("canonical"), numbers.pop("sort")
-    assert sum(numbers.values()) + strips + A_PIECE * pieces + A_RANGE * ranges <= MOST
+    assert sum(numbers.values()) + strips <= MOST
     assert strips * found.block_rows >= n_rows
     assert max(numbers.values()) <= MOST_TASKS
     assert all(task.projected_mem <= found.allowed_mem for task in found.tasks)
 
 
-class P2P(SerialExecutor):
-    shuffle_method = "p2p"
+class Counting(SerialExecutor):
+    """Counts tasks by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.counts = Counter[str]()
+
+    def run(self, name: str, *more: object) -> Iterator[object]:  # type: ignore[override]
+        for result in super().run(name, *more):  # type: ignore[arg-type]
+            self.counts[name] += 1
+            yield result
 
 
 def test_pieces_and_ranges_are_grouped(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    def tasks_of(n_pieces: int, n_lines: int) -> int:
-        whole = stage.UrlStage(RunStore(str(tmp_path)), ScoringSettings(), [], P2P(), Silent(), None, ["cpu"])
-        samples = [f"http://host{i}.example/" for i in range(1_000)]
-        delayed = whole._sorted_ranges([(str(i), 0, [0]) for i in range(n_pieces)], samples, n_lines)
-        return len(dict(collections_to_expr(delayed).optimize().__dask_graph__()))
-
-    assert tasks_of(40, 2_000_000) <= A_PIECE * 40 + A_RANGE * 20 + 1
-    monkeypatch.setattr(stage, "MOST_TASKS", 10)
-    assert tasks_of(40, 2_000_000) <= A_PIECE * 10 + A_RANGE * 10 + 1
+    (tmp_path / "urls.txt").write_text("\n".join(some_urls(200)))
+    monkeypatch.setattr(read, "_PIECE_RECORDS", 10)
+    monkeypatch.setattr(read, "_BATCH_RECORDS", 7)
+    monkeypatch.setattr(stage, "_RANGE_RECORDS", 13)
+    for most, canonical, ranges in ((1_000, 15, 16), (4, 4, 4)):
+        monkeypatch.setattr(stage, "MOST_TASKS", most)
+        plan, executor = (
+            plan_run([str(tmp_path / "urls.txt")], str(tmp_path / f"{most}.zarr"), SETTINGS),
+            Counting(),
+        )
+        execute(plan, executor, Silent(), block_rows=None, backend="cpu")
+        assert (executor.counts["canonical"], executor.counts["sort"]) == (canonical, ranges)
+    assert_same_content(str(tmp_path / "4.zarr"), str(tmp_path / "1000.zarr"))
 
 
 def key_and_number(number: int) -> tuple[str, int]:

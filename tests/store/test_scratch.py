@@ -48,6 +48,28 @@ def test_a_damaged_table_is_named(damage: Callable[[bytes], bytes], tmp_path: Pa
         scratch.read_table("t")
 
 
+def test_each_part_of_a_file_is_read_alone(tmp_path: Path) -> None:
+    scratch = Scratch(str(tmp_path))
+    parts = [pa.table({"n": list(range(length))}) for length in (3, 0, 5, 0)]
+    scratch.write_parts("p", parts)
+    found = [scratch.read_part("p", number) for number in range(4)]
+    assert [part and part.to_pydict() for part in found] == [
+        part.to_pydict() if part.num_rows else None for part in parts
+    ]
+
+
+@pytest.mark.parametrize("at", [0, 30, -1])
+def test_a_damaged_part_is_named(at: int, tmp_path: Path) -> None:
+    scratch = Scratch(str(tmp_path))
+    scratch.write_parts("p", [pa.table({"n": [1, 2, 3]})])
+    data = bytearray((tmp_path / "p").read_bytes())
+    data[at] ^= 1
+    for damaged in (data, data[: at % len(data)]):
+        (tmp_path / "p").write_bytes(damaged)
+        with pytest.raises(DamageError, match=f"{tmp_path}/p is damaged; remove"):
+            scratch.read_part("p", 0)
+
+
 def test_remove_takes_everything_and_may_be_repeated(tmp_path: Path) -> None:
     scratch = Scratch(str(tmp_path / "s"))
     scratch.write("a/b", b"x")

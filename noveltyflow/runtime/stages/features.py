@@ -14,6 +14,7 @@ from noveltyflow.features.weighting import inverse_document_frequency, weight_bl
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.plan import COUNTS_PER_THREAD
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.notes import Stored, key_of, resumed
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
@@ -23,18 +24,17 @@ from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
 _FREQUENCY = "idf/document_frequency"
 
 
-def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> tuple[int, int]:
+def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> Stored:
     """Store the term counts of one block; its rows and non-zeros."""
     counts = hash_block(read_urls(store, block), settings)
-    write_csr(store, block.index, counts)
-    return block.n_rows, counts.nnz
+    return (block.n_rows, int(counts.nnz)), write_csr(store, block.index, counts)
 
 
 def compute_features(
     store: RunStore, settings: FeatureSettings, executor: Executor, reporter: Reporter, fingerprint: str
 ) -> None:
     """Hash every block, then mark stage `features` done."""
-    nonzeros = hash_blocks(store, settings, executor, reporter, blocks_of(store))
+    nonzeros = hash_blocks(store, settings, executor, reporter, blocks_of(store), fingerprint)
     finish(store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.n_features)
 
 
@@ -44,12 +44,14 @@ def hash_blocks(
     executor: Executor,
     reporter: Reporter,
     blocks: Sequence[Block],
+    fingerprint: str,
 ) -> int:
-    """Hash some blocks, whether or not that was done before; their non-zeros."""
+    """Hash some blocks, but for those that are sound; the non-zeros of all of them."""
     n_rows = sum(block.n_rows for block in blocks)
     reporter.start("hash", n_rows, "rows")
     nonzeros = 0
-    for rows, nnz in executor.run("hash", hash_rows, [(store, block, settings) for block in blocks]):
+    tasks = {key_of(block): (store, block, settings) for block in blocks}
+    for _, (rows, nnz) in resumed(store, "features", fingerprint, executor, "hash", hash_rows, tasks):
         nonzeros += nnz
         reporter.advance(rows)
     reporter.finish(f"{nonzeros:,} non-zeros, {nonzeros / n_rows:.0f} a row")

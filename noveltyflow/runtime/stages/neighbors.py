@@ -13,7 +13,7 @@ import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
 
 import numpy as np
 
@@ -25,6 +25,7 @@ from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
+from noveltyflow.runtime.stages.notes import Stored, key_of, resumed
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.runtime.stages.strips import done_tiles, load_state
 from noveltyflow.runtime.stages.tile import (
@@ -73,14 +74,13 @@ def tile_bytes(
     return projected
 
 
-def merge(store: RunStore, strip: Block) -> TileStats:
+def merge(store: RunStore, strip: Block) -> Stored:
     """Move the neighbours of a strip that is through to their final place; the work they took."""
     state = load_state(store, strip)
     if state is None or not state.done.all():
         rows = f"rows {strip.start:,} to {strip.stop - 1:,}"
         raise StoreError(f"{store.path}: the checkpoint of {rows} is gone; run again")
-    write_neighbors(store, strip, state.best)
-    return state.stats
+    return astuple(state.stats), write_neighbors(store, strip, state.best)
 
 
 class _SharedTiles:
@@ -193,7 +193,7 @@ def compute_neighbors(
     strips = blocks_of(store)
     kernel_share = _compute_strips(job, backends, strips, executor, reporter)
     allocate_neighbors(store, settings.neighbors.n_neighbors)
-    stats = _merge_strips(store, strips, executor, reporter)
+    stats = _merge_strips(store, strips, executor, reporter, fingerprint)
     store.write_aside("work", {"tile_stats": asdict(stats), "kernel_share": kernel_share})
     finish(store, "neighbors", fingerprint, executor, n_neighbors=settings.neighbors.n_neighbors)
     store.scratch.remove()
@@ -206,11 +206,12 @@ def recompute_neighbors(
     executor: Executor,
     reporter: Reporter,
     blocks: Sequence[Block],
+    fingerprint: str,
 ) -> None:
     """Compute the neighbours of some blocks of a finished stage once more, into their old places."""
     job = _plan_tiles(store, settings, backends, executor, reporter)
     _compute_strips(job, backends, blocks, executor, reporter)
-    _merge_strips(store, blocks, executor, reporter)
+    _merge_strips(store, blocks, executor, reporter, fingerprint)
     store.scratch.remove()
 
 
@@ -283,12 +284,13 @@ def _compute_strips(
 
 
 def _merge_strips(
-    store: RunStore, strips: Sequence[Block], executor: Executor, reporter: Reporter
+    store: RunStore, strips: Sequence[Block], executor: Executor, reporter: Reporter, fingerprint: str
 ) -> TileStats:
     reporter.start("merge", len(strips), "strips")
     stats = TileStats()
-    for work in executor.run("merge", merge, [(store, strip) for strip in strips]):
-        stats += work
+    tasks = {key_of(strip): (store, strip) for strip in strips}
+    for _, work in resumed(store, "neighbors", fingerprint, executor, "merge", merge, tasks):
+        stats += TileStats(*work)
         reporter.advance(1)
     reporter.finish(f"{stats.multiply_adds / sum(strip.n_rows for strip in strips):,.0f} multiply-adds a row")
     return stats

@@ -60,6 +60,11 @@ class ReadReport:
         """Number of input records, blank and rejected ones included."""
         return sum(shard.records for shard in self.shards)
 
+    @property
+    def names(self) -> list[str]:
+        """Names of the pieces."""
+        return [piece_name(self.partition, piece) for piece in range(self.pieces)]
+
 
 Partition = tuple[int, int, list[Shard]]
 """Number of the partition, number of its first shard, its shards."""

@@ -1,12 +1,14 @@
 """Stage `urls`, second part: raw records become rows, the distinct canonical URLs in SURT order.
 
-Every piece is made canonical and collapsed; Dask's disk-backed shuffle then brings equal URLs together in
-ranges of SURT order, and the sorted ranges are cut into blocks of equal length.
+Every group of pieces is made canonical, collapsed, and cut at the borders of ranges of SURT order; equal URLs then
+come together range by range, and the sorted ranges are cut into blocks of equal length.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,16 +18,21 @@ import pyarrow.compute as pc
 
 from noveltyflow.config import UrlSettings
 from noveltyflow.inert import printable
+from noveltyflow.runtime.stages.notes import Stored
 from noveltyflow.runtime.stages.read import reject_table
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore, Scratch
 from noveltyflow.store.blocks import write_rows
+from noveltyflow.store.run_store import SCRATCH
 from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.rejects import Reason, make_reject
 from noveltyflow.urls.shards import Shard
 
 Piece = tuple[str, int, list[int]]
 """Name of a piece, number of its partition's first shard, and each of these shards' first global ordinal."""
+BORDERS = "borders.json"
+"""Name in scratch space of the SURT keys with which all ranges but the first begin."""
+_TEXT = {pa.string(): pd.StringDtype("pyarrow"), pa.large_string(): pd.StringDtype("pyarrow")}
 Slice = tuple[int, int, int]
 """Number of a sorted range, and the first and last-plus-one of its rows."""
 
@@ -39,31 +46,48 @@ def empty_rows(*, with_time: bool) -> pd.DataFrame:
 
 
 def canonical(
-    pieces: Iterable[Piece], scratch: Scratch, settings: UrlSettings, with_time: bool
+    store: RunStore, number: int, pieces: Sequence[Piece], settings: UrlSettings, with_time: bool
+) -> Stored:
+    """Store the distinct URLs of a group of pieces, each range of SURT order apart; how many records they stand for.
+
+    What cannot be a URL is stored as a reject.
+    """
+    scratch = store.scratch
+    frame = _distinct(scratch, pieces, settings, with_time)
+    borders = json.loads(scratch.read(BORDERS) or b"[]")
+    cuts = [0, *frame["surt"].searchsorted(borders).tolist(), len(frame)]
+    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    name = f"canonical/{number:06d}"
+    scratch.write_parts(name, [table[lo:hi] for lo, hi in pairwise(cuts)])
+    rejects = (f"rejects/{piece}-canonical" for piece, _, _ in pieces)
+    return int(frame["count"].sum()), [f"{SCRATCH}/{file}" for file in (name, *rejects)]
+
+
+def _distinct(
+    scratch: Scratch, pieces: Iterable[Piece], settings: UrlSettings, with_time: bool
 ) -> pd.DataFrame:
-    """Distinct canonical URLs of one partition of pieces; what cannot be a URL is stored as a reject."""
-    frames = [empty_rows(with_time=with_time)]
-    for name, first_shard, bases in pieces:
-        table = scratch.read_table(f"pieces/{name}")
-        batch = canonicalize(table["text"].to_pylist(), settings)
-        keep = np.array([url is not None for url in batch.urls], dtype=bool)
-        _store_rejects(scratch, name, table, batch.reasons, keep)
-        shard = table["shard"].to_numpy() - first_shard
-        columns = {
-            "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
-            "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
-            "count": np.ones(keep.sum(), np.int64),
-            "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
-        }
-        if with_time:
-            columns["first_time"] = table["time"].to_numpy()[keep]
-        frames.append(collapse(pd.DataFrame(columns)))
-    return collapse(pd.concat(frames, ignore_index=True))
+    frames = [_distinct_of_piece(scratch, piece, settings, with_time) for piece in pieces]
+    return frames[0] if len(frames) == 1 else collapse(pd.concat(frames, ignore_index=True))
 
 
-def count_urls(frame: pd.DataFrame) -> int:
-    """How many records stand behind the distinct URLs of a frame."""
-    return int(frame["count"].sum())
+def _distinct_of_piece(
+    scratch: Scratch, piece: Piece, settings: UrlSettings, with_time: bool
+) -> pd.DataFrame:
+    name, first_shard, bases = piece
+    table = scratch.read_table(f"pieces/{name}")
+    batch = canonicalize(table["text"].to_pylist(), settings)
+    keep = np.array([url is not None for url in batch.urls], dtype=bool)
+    _store_rejects(scratch, name, table, batch.reasons, keep)
+    shard = table["shard"].to_numpy() - first_shard
+    columns = {
+        "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
+        "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
+        "count": np.ones(keep.sum(), np.int64),
+        "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
+    }
+    if with_time:
+        columns["first_time"] = table["time"].to_numpy()[keep]
+    return collapse(pd.DataFrame(columns))
 
 
 def _store_rejects(
@@ -89,19 +113,24 @@ def collapse(frame: pd.DataFrame) -> pd.DataFrame:
     return grouped.agg({column: how[column] for column in frame.columns[2:]})
 
 
-def divisions(samples: Sequence[str], settings: UrlSettings, n_ranges: int) -> list[str]:
-    """Borders of about `n_ranges` ranges of SURT order that hold about as many records each."""
+def borders(samples: Sequence[str], settings: UrlSettings, n_ranges: int) -> list[str]:
+    """Borders between about `n_ranges` ranges of SURT order that hold about as many records each."""
     surts = sorted(surt for surt in canonicalize(samples, settings).surts if surt is not None)
     inner = {surts[len(surts) * i // n_ranges] for i in range(1, n_ranges)} if surts else set()
-    # The highest character closes the last range: canonical URLs are ASCII.
-    return ["", *sorted(inner - {""}), "\x7f"]
+    return sorted(inner - {""})
 
 
-def store_range(frame: pd.DataFrame, number: int, scratch: Scratch) -> tuple[int, int, int]:
-    """Sort and collapse one range of SURT order into scratch; its number, rows and sum of counts."""
-    rows = collapse(frame.reset_index())
-    scratch.write_table(f"sorted/{number:06d}", pa.Table.from_pandas(rows, preserve_index=False))
-    return number, len(rows), int(rows["count"].sum())
+def sort(store: RunStore, number: int, n_groups: int) -> Stored:
+    """Sort and collapse one range of SURT order, of which each group has a part; its rows and sum of counts."""
+    scratch, name = store.scratch, f"sorted/{number:06d}"
+    parts = (scratch.read_part(f"canonical/{group:06d}", number) for group in range(n_groups))
+    found = [part for part in parts if part is not None]
+    frame = (
+        pa.concat_tables(found).to_pandas(types_mapper=_TEXT.get) if found else empty_rows(with_time=False)
+    )
+    rows = collapse(frame)
+    scratch.write_table(name, pa.Table.from_pandas(rows, preserve_index=False))
+    return (len(rows), int(rows["count"].sum())), [f"{SCRATCH}/{name}"]
 
 
 def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[list[Slice]]:
@@ -120,13 +149,12 @@ def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[li
     return result
 
 
-def rows(store: RunStore, block: Block, slices: Sequence[Slice]) -> int:
+def rows(store: RunStore, block: Block, slices: Sequence[Slice]) -> Stored:
     """Store one block of rows, cut from the sorted ranges; its number of rows."""
     tables = [store.scratch.read_table(f"sorted/{number:06d}")[lo:hi] for number, lo, hi in slices]
     table = pa.concat_tables(tables).drop_columns(["surt"])
     columns = {name: table[name].to_numpy(zero_copy_only=False) for name in table.column_names}
-    write_rows(store, block, columns)
-    return block.n_rows
+    return block.n_rows, write_rows(store, block, columns)
 
 
 def located_rejects(scratch: Scratch, shards: Sequence[Shard], lines: Sequence[int]) -> Iterable[pa.Table]:

@@ -1,4 +1,4 @@
-"""The end of every stage: its files are read back from the disk, and only then is it marked done."""
+"""The end of every stage: its files have been read back from the disk, and only then is it marked done."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import Any
 
 from noveltyflow.errors import DamageError
 from noveltyflow.runtime.executor import Executor
+from noveltyflow.runtime.stages.notes import noted_checksums, noted_keys
 from noveltyflow.store import RunStore
 from noveltyflow.store.checksums import (
     Damage,
@@ -17,18 +18,21 @@ from noveltyflow.store.checksums import (
     write_manifest,
 )
 
-_FILES_PER_TASK = 128
+_PER_TASK = 128
+"""Files, or notes of pieces."""
 
 
 def finish(store: RunStore, stage: str, fingerprint: str, executor: Executor, **figures: Any) -> None:
-    """Flush and read back everything the stage stored, then vouch for it; a power cut cannot part the two.
+    """Flush and read back what pieces have not vouched for, then vouch for all; a power cut cannot part the two.
 
     Raises
     ------
     DamageError
         When something cannot be read back.
     """
-    checksums = dict(_checksums(store, stage_files(store, stage), executor))
+    checksums = dict(_noted(store, stage, executor))
+    rest = [name for name in stage_files(store, stage) if name not in checksums]
+    checksums.update(_checksums(store, rest, executor))
     if unreadable := compare(checksums, checksums.items()):
         raise DamageError(f"{store.path}/{unreadable[0]}; mend that, and give the same command again")
     manifest = write_manifest(store, stage, checksums)
@@ -48,6 +52,15 @@ def still_damaged(store: RunStore, stage: str, names: Sequence[str], executor: E
 
 
 def _checksums(store: RunStore, names: Sequence[str], executor: Executor) -> Iterator[tuple[str, str]]:
-    parts = [names[i : i + _FILES_PER_TASK] for i in range(0, len(names), _FILES_PER_TASK)]
-    for part in executor.run("checksum", checksum, [(store, part) for part in parts]):
+    for part in executor.run("checksum", checksum, [(store, part) for part in _parts(names)]):
         yield from part.items()
+
+
+def _noted(store: RunStore, stage: str, executor: Executor) -> Iterator[tuple[str, str]]:
+    tasks = [(store, stage, part) for part in _parts(noted_keys(store, stage))]
+    for part in executor.run("checksum", noted_checksums, tasks):
+        yield from part.items()
+
+
+def _parts(names: Sequence[str]) -> list[Sequence[str]]:
+    return [names[i : i + _PER_TASK] for i in range(0, len(names), _PER_TASK)]

@@ -3,50 +3,45 @@
 from __future__ import annotations
 
 import json
-import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
-import dask
 import dask.bag as db
-import dask.dataframe as dd
 import numpy as np
 
 from noveltyflow.config import ScoringSettings
+from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import InputError, StoreError
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.memory import fit_blocks, sampled_shape
 from noveltyflow.runtime.plan import MOST_TASKS
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.notes import key_of, resumed
 from noveltyflow.runtime.stages.read import (
     Partition,
     ReadReport,
     partition_shards,
-    piece_name,
     read,
     stored_report,
 )
 from noveltyflow.runtime.stages.rows import (
+    BORDERS,
     Piece,
+    borders,
     canonical,
-    count_urls,
-    divisions,
-    empty_rows,
     located_rejects,
     rows,
     slices_of_blocks,
-    store_range,
+    sort,
 )
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.store import RunStore
-from noveltyflow.store.blocks import allocate_rows
+from noveltyflow.store.blocks import allocate_rows, allocated_block_rows
 from noveltyflow.store.rejects import write_rejects
 from noveltyflow.urls.shards import Shard
-
-log = logging.getLogger(__name__)
 
 _RANGE_RECORDS = 100_000
 _MOST_SAMPLES = 100_000
@@ -66,10 +61,10 @@ class UrlStage:
     backends: Sequence[str]
 
     def run(self, fingerprint: str) -> None:
-        """Read, canonicalise, shuffle, collapse and store; then mark the stage done."""
+        """Read, canonicalise, sort, collapse and store; then mark the stage done."""
         reports = self._read()
         samples = _thin([text for report in reports for text in report.samples], _MOST_SAMPLES)
-        ranges = self._shuffle(reports, samples)
+        ranges = self._sort(reports, samples, fingerprint)
         n_rows, n_urls = (sum(column) for column in zip(*ranges, strict=True))
         counts = self._store_rejects(reports)
         _require_balance(self.store, counts, n_urls)
@@ -77,7 +72,7 @@ class UrlStage:
             # The same input will never hold a URL, so there is nothing to go on with.
             self.store.remove()
             raise InputError(_no_url(counts))
-        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples)
+        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples, fingerprint)
         figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
         finish(self.store, "urls", fingerprint, self.executor, **figures)
         self.store.scratch.remove()
@@ -85,7 +80,10 @@ class UrlStage:
     def _read(self) -> list[ReadReport]:
         scratch = self.store.scratch
         stored = (stored_report(scratch, name) for name in scratch.names("read"))
-        done = [report for report in stored if report is not None]
+        # A damaged one is named when it is read; who removes it has its shards read again.
+        rejects = (name.removesuffix("-read") for name in scratch.names("rejects"))
+        pieces = set(scratch.names("pieces")).intersection(rejects)
+        done = [report for report in stored if report is not None and pieces.issuperset(report.names)]
         partitions = partition_shards(self.shards)
         missing = [p for p in partitions if p[0] not in {report.partition for report in done}]
         self.reporter.start("read", None, "lines")
@@ -111,58 +109,41 @@ class UrlStage:
         bases = (np.cumsum(records) - records).tolist()
         return [
             (
-                piece_name(report.partition, piece),
+                name,
                 report.first_shard,
                 bases[report.first_shard : report.first_shard + len(report.shards)],
             )
             for report in reports
-            for piece in range(report.pieces)
+            for name in report.names
         ]
 
-    def _shuffle(self, reports: Sequence[ReadReport], samples: Sequence[str]) -> list[tuple[int, int]]:
+    def _sort(
+        self, reports: Sequence[ReadReport], samples: Sequence[str], fingerprint: str
+    ) -> list[tuple[int, int]]:
         """Rows and sum of counts of every range of SURT order, all of them stored in scratch."""
-        scratch, pieces = self.store.scratch, self._pieces(reports)
-        if (stored := scratch.read("sorted.json")) is not None:
-            try:
-                return [(n_rows, n_urls) for n_rows, n_urls in json.loads(stored)]
-            except (TypeError, ValueError) as error:
-                log.warning("%s/sorted.json is damaged (%s); rows are sorted again", scratch.path, error)
-        total = sum(report.records for report in reports)
+        store, total = self.store, sum(report.records for report in reports)
+        inner = borders(samples, self.settings.urls, min(-(-total // _RANGE_RECORDS), MOST_TASKS))
+        groups = _grouped(self._pieces(reports))
+        # What was sorted by other borders, or from other groups, would be of no use.
+        cut = digest([fingerprint, inner, len(groups)])
+        store.scratch.write(BORDERS, json.dumps(inner).encode())
         self.reporter.start("canonical", total, "lines")
-        ranges: dict[int, tuple[int, int]] = {}
-        tasks = self._sorted_ranges(pieces, samples, total) if pieces else []
-        for result in self.executor.compute(tasks):
-            if isinstance(result, int):
-                self.reporter.advance(result)
-                continue
-            if not ranges:
-                self.reporter.finish(f"{total:,} lines")
-                self.reporter.start("sort", total, "lines")
-            number, n_rows, n_urls = result
-            ranges[number] = (n_rows, n_urls)
-            self.reporter.advance(n_urls)
-        result = [ranges[number] for number in sorted(ranges)] or [(0, 0)]
-        scratch.write("sorted.json", json.dumps(result).encode())
-        self.reporter.finish(f"{sum(n for n, _ in result):,} distinct URLs")
-        return result
-
-    def _sorted_ranges(self, pieces: list[Piece], samples: Sequence[str], total: int) -> list[Any]:
-        """Tasks that give the number of URLs of every piece, an int, and what `store_range` says of every range."""
         with_time = self.settings.input.time_column is not None
-        bag = db.from_sequence(pieces, npartitions=min(len(pieces), MOST_TASKS)).map_partitions(
-            canonical, self.store.scratch, self.settings.urls, with_time
-        )
-        parts = bag.to_delayed()
-        frame = dd.from_delayed(parts, meta=empty_rows(with_time=with_time), verify_meta=False)
-        borders = divisions(samples, self.settings.urls, min(-(-total // _RANGE_RECORDS), MOST_TASKS))
-        shuffled = frame.set_index("surt", divisions=borders, shuffle_method=self.executor.shuffle_method)
-        count_one, store_one = dask.delayed(count_urls), dask.delayed(store_range, pure=False)
-        ranges = shuffled.to_delayed()
-        # No range is there before the last piece has been read; the counts tell how far that is.
-        return [
-            *(count_one(part) for part in parts),
-            *(store_one(part, number, self.store.scratch) for number, part in enumerate(ranges)),
-        ]
+        tasks = {
+            f"{number:06d}": (store, number, group, self.settings.urls, with_time)
+            for number, group in enumerate(groups)
+        }
+        for _, n_urls in resumed(store, "canonical", cut, self.executor, "canonical", canonical, tasks):
+            self.reporter.advance(n_urls)
+        self.reporter.finish(f"{total:,} lines")
+        self.reporter.start("sort", total, "lines")
+        ranges = {f"{number:06d}": (store, number, len(groups)) for number in range(len(inner) + 1)}
+        found: dict[str, tuple[int, int]] = {}
+        for key, (n_rows, n_urls) in resumed(store, "sorted", cut, self.executor, "sort", sort, ranges):
+            found[key] = (n_rows, n_urls)
+            self.reporter.advance(n_urls)
+        self.reporter.finish(f"{sum(n_rows for n_rows, _ in found.values()):,} distinct URLs")
+        return [found[key] for key in ranges]
 
     def _store_rejects(self, reports: Sequence[ReadReport]) -> dict[str, Any]:
         shards = [shard for report in reports for shard in report.shards]
@@ -175,20 +156,28 @@ class UrlStage:
             "reject_reasons": reasons,
         }
 
-    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str]) -> int:
+    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str], fingerprint: str) -> int:
         shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
         allowed, n_threads = self.executor.memory_per_thread, self.executor.n_threads
-        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, self.block_rows)
+        # An earlier command may have had other workers, and have stored blocks of the size that fitted those.
+        asked = self.block_rows or allocated_block_rows(self.store, n_rows)
+        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, asked)
         blocks = split_rows(n_rows, block_rows)
         with_time = self.settings.input.time_column is not None
         allocate_rows(self.store, n_rows, block_rows, with_time=with_time)
         self.reporter.start("rows", n_rows, "rows")
         slices = slices_of_blocks(lengths, blocks)
-        tasks = [(self.store, block, part) for block, part in zip(blocks, slices, strict=True)]
-        for stored in self.executor.run("rows", rows, tasks):
+        tasks = {key_of(block): (self.store, block, part) for block, part in zip(blocks, slices, strict=True)}
+        for _, stored in resumed(self.store, "urls", fingerprint, self.executor, "rows", rows, tasks):
             self.reporter.advance(stored)
         self.reporter.finish(f"{n_rows:,} rows in {len(blocks):,} blocks of {block_rows:,}")
         return block_rows
+
+
+def _grouped(pieces: list[Piece]) -> list[list[Piece]]:
+    """Consecutive pieces that become one file, so that there are not too many of these."""
+    size = -(-len(pieces) // MOST_TASKS) or 1
+    return [pieces[i : i + size] for i in range(0, len(pieces), size)]
 
 
 def _thin(items: Sequence[str], most: int) -> list[str]:

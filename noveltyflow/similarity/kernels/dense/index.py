@@ -15,9 +15,9 @@ from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int
 
 GROUP_ROWS = 32
 """Rows whose levels in one column stand together: two vectors of 16-bit sums."""
-SLAB_GROUPS = 512
+SLAB_GROUPS = 128
 SLAB_ROWS = GROUP_ROWS * SLAB_GROUPS
-"""Rows searched at a time: their sums, two bytes each for one query, fit the first-level cache."""
+"""Rows searched at a time: their sums, two bytes each for all queries of a batch, nearly fit the second-level cache."""
 LEVELS = 240.0
 LONGEST_ROW = 4096
 """Columns of a row, in block and query, up to which sums of products of levels fit 16 bits with some precision."""
@@ -35,7 +35,8 @@ class DenseIndex(NamedTuple):
 
     `column_of` int32 (n_features,): number of a head column, -2 - number of a tail column, -1 where no row has
     it; `head` uint8 (g * h * 32,): levels by group, head column and row; `largest` uint8 (ceil(g / 32) * h * 32,):
-    the largest level of each group, by group of groups, column and group; `tail_starts` int64 (s * t + 1,) and
+    the largest level of each group, by group of groups, column and group; `slack` float32 (h,): by how much, on
+    average, that is more than a row's level; `tail_starts` int64 (s * t + 1,) and
     `tail` uint32: postings by slab and column, row in the slab << 8 | level; `row_starts`, `row_ends` int64 (m,):
     where the entries of a distinct row stand in `columns` and `weights`, which are those of the block;
     `largest_norm`: largest Euclidean norm of the levels of a row.
@@ -44,6 +45,7 @@ class DenseIndex(NamedTuple):
     column_of: Int32Array
     head: AnyArray
     largest: AnyArray
+    slack: Float32Array
     tail_starts: Int64Array
     tail: AnyArray
     n_head: int
@@ -71,8 +73,19 @@ class DenseIndex(NamedTuple):
         largest = np.zeros(-(-n_groups // GROUP_ROWS) * n_head * GROUP_ROWS, np.uint8)
         # Two slots further on, so that filling moves each start to its own place and no copy is needed.
         tail_starts = np.zeros(n_slabs * n_tail + 2, np.int64)
+        slack = np.zeros(n_head, np.float32)
         norm = _fill_head(
-            starts, ends, block.indices, block.data, column_of, n_head, n_tail, head, largest, tail_starts
+            starts,
+            ends,
+            block.indices,
+            block.data,
+            column_of,
+            n_head,
+            n_tail,
+            head,
+            largest,
+            slack,
+            tail_starts,
         )
         np.cumsum(tail_starts, out=tail_starts)
         tail = np.empty(tail_starts[-1], np.uint32)
@@ -81,6 +94,7 @@ class DenseIndex(NamedTuple):
             column_of,
             head,
             largest,
+            slack,
             tail_starts[:-1],
             tail,
             n_head,
@@ -95,7 +109,7 @@ class DenseIndex(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays beside the rows themselves."""
-        own = (self.column_of, self.head, self.largest, self.tail_starts, self.tail)
+        own = (self.column_of, self.head, self.largest, self.slack, self.tail_starts, self.tail)
         return sum(part.nbytes for part in (*own, self.row_starts, self.row_ends))
 
 
@@ -158,10 +172,11 @@ def _fill_head(
     n_tail: int,
     head: AnyArray,
     largest: AnyArray,
+    slack: Float32Array,
     tail_starts: Int64Array,
 ) -> float:
     """Write the levels of frequent columns, and count the others; returns the largest norm of a row's levels."""
-    norm = 0.0
+    norm, levels = 0.0, np.zeros(n_head, np.float64)
     for row in range(starts.size):
         group, lane = row // GROUP_ROWS, row % GROUP_ROWS
         above, group_lane = group // GROUP_ROWS, group % GROUP_ROWS
@@ -173,11 +188,16 @@ def _fill_head(
             number = column_of[columns[place]]
             if number >= 0:
                 head[(group * n_head + number) * GROUP_ROWS + lane] = np.uint8(level)
+                levels[number] += level
                 slot = (above * n_head + number) * GROUP_ROWS + group_lane
                 largest[slot] = max(largest[slot], np.uint8(level))
             else:
                 tail_starts[slab * n_tail + (-2 - number) + 2] += 1
         norm = max(norm, squares)
+    for slot in range(largest.size):
+        slack[slot // GROUP_ROWS % n_head] += largest[slot] * GROUP_ROWS
+    for number in range(n_head):
+        slack[number] = (slack[number] - levels[number]) / max(1, starts.size)
     return float(np.sqrt(norm))
 
 

@@ -26,7 +26,7 @@ from noveltyflow.similarity.kernels.scoring import (
 )
 from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
 
-BATCH_ROWS = 64
+BATCH_ROWS = 256
 """Query rows that go through a slab together."""
 _MOST = 65_535.0
 _BUCKETS = 256
@@ -35,11 +35,14 @@ _BUCKETS = 256
 class Batch(NamedTuple):
     """Arrays of one thread; b is `BATCH_ROWS`, n = `width` the most columns of a query row.
 
-    `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there;
-    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_heads`, `n_tails` int64 (b,);
+    `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there, from the front
+    the `n_first` that make group bounds loose, from the back the others;
+    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_first`, `n_heads`, `n_tails` int64
+    (b,);
     `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with which
     a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels; `bounds` uint16
     (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
+    `rest_bounds` uint16 (b, `SLAB_GROUPS`): what the head columns after the first can add in a group, at most;
     `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `keys`, `left_out` int32, `values` float32:
     see `scoring.score`; `work` int64 (4,): products, candidates, similarities, how many places are left out.
     """
@@ -48,6 +51,7 @@ class Batch(NamedTuple):
     head_factors: AnyArray
     tail_columns: Int64Array
     tail_factors: AnyArray
+    n_first: Int64Array
     n_heads: Int64Array
     n_tails: Int64Array
     scale: AnyArray
@@ -55,6 +59,7 @@ class Batch(NamedTuple):
     sums: AnyArray
     bounds: AnyArray
     some_bounds: AnyArray
+    rest_bounds: AnyArray
     rows: Int32Array
     sorted_rows: Int32Array
     keys: Int32Array
@@ -66,7 +71,7 @@ class Batch(NamedTuple):
 
 def batch_bytes(longest_row: int) -> int:
     """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
-    each = 14 * longest_row + 2 * SLAB_ROWS + 2 * SLAB_GROUPS + 32
+    each = 14 * longest_row + 2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40
     return BATCH_ROWS * each + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
 
 
@@ -80,11 +85,13 @@ def _make_batch(longest_query: int) -> Batch:
         np.zeros(BATCH_ROWS * width, np.uint16),
         np.zeros(BATCH_ROWS, np.int64),
         np.zeros(BATCH_ROWS, np.int64),
+        np.zeros(BATCH_ROWS, np.int64),
         np.zeros(BATCH_ROWS, np.float64),
         np.zeros(BATCH_ROWS, np.int64),
         np.zeros(BATCH_ROWS * SLAB_ROWS, np.uint16),
         np.zeros((BATCH_ROWS, SLAB_GROUPS), np.uint16),
         np.zeros(GROUP_ROWS, np.uint16),
+        np.zeros((BATCH_ROWS, SLAB_GROUPS), np.uint16),
         np.empty(SLAB_ROWS, np.int32),
         np.empty(SLAB_ROWS, np.int32),
         np.full(places_for(longest_query), -1, np.int32),
@@ -153,7 +160,6 @@ def _load(
     indptr: Int64Array, columns: Int32Array, weights: Float32Array, index: DenseIndex, batch: Batch
 ) -> None:
     """Levels of the queries, as high as keeps every sum of products within 16 bits, by Cauchy-Schwarz."""
-    column_of = index.column_of
     for query in range(indptr.size - 1):
         start, stop = indptr[query], indptr[query + 1]
         squares = 0.0
@@ -163,17 +169,44 @@ def _load(
         room = _MOST / max(index.largest_norm, 1.0) - np.sqrt(stop - start) - 1.0
         levels = min(room / max(np.sqrt(squares), 1e-30), LEVELS * 1.06)
         batch.scale[query] = levels * LEVELS
-        heads, tails, base = 0, 0, query * batch.width
-        for place in range(start, stop):
-            number = column_of[columns[place]]
-            level = np.uint16(np.ceil(np.float64(weights[place]) * levels))
-            if number >= 0:
-                batch.head_columns[base + heads], batch.head_factors[base + heads] = number, level
-                heads += 1
-            elif number < -1:
-                batch.tail_columns[base + tails], batch.tail_factors[base + tails] = -2 - number, level
-                tails += 1
-        batch.n_heads[query], batch.n_tails[query] = heads, tails
+        _split_columns(
+            columns[start:stop], weights[start:stop], levels, query, index.column_of, index.slack, batch
+        )
+
+
+@numba.njit(nogil=True, cache=True)
+def _split_columns(
+    columns: Int32Array,
+    weights: Float32Array,
+    levels: float,
+    query: int,
+    column_of: Int32Array,
+    slack: Float32Array,
+    batch: Batch,
+) -> None:
+    """Write a query's levels: in head columns that take more than the mean from its bounds, others, and the tail."""
+    total, heads, tails, base = 0.0, 0, 0, query * batch.width
+    for place in range(columns.size):
+        number = column_of[columns[place]]
+        if number >= 0:
+            total += np.float64(weights[place]) * slack[number]
+            heads += 1
+    least, first, last = total / max(1, heads), base, base + batch.width
+    for place in range(columns.size):
+        number, weight = column_of[columns[place]], np.float64(weights[place])
+        level = np.uint16(np.ceil(weight * levels))
+        if number >= 0:
+            if weight * slack[number] >= least:
+                slot = first
+                first += 1
+            else:
+                last -= 1
+                slot = last
+            batch.head_columns[slot], batch.head_factors[slot] = number, level
+        elif number < -1:
+            batch.tail_columns[base + tails], batch.tail_factors[base + tails] = -2 - number, level
+            tails += 1
+    batch.n_first[query], batch.n_heads[query], batch.n_tails[query] = first - base, heads, tails
 
 
 @numba.njit(nogil=True, cache=True)
@@ -213,35 +246,58 @@ def _sum_heads(
     for above in range(-(-n_groups // GROUP_ROWS)):
         for query in range(n_queries):
             _bound_groups(index, slab, above, query, batch)
-    head, sums, least, bounds = index.head, batch.sums, batch.least, batch.bounds
-    columns, factors, n_heads, width = batch.head_columns, batch.head_factors, batch.n_heads, batch.width
+    head, sums, least, bounds, rest_bounds = (
+        index.head,
+        batch.sums,
+        batch.least,
+        batch.bounds,
+        batch.rest_bounds,
+    )
+    columns, factors = batch.head_columns, batch.head_factors
     for group in range(n_groups):
-        first = (slab * SLAB_GROUPS + group) * index.n_head * GROUP_ROWS
+        start = (slab * SLAB_GROUPS + group) * index.n_head * GROUP_ROWS
         for query in range(n_queries):
             if bounds[query, group] < least[query]:
                 bounds[query, group] = 0
                 continue
             at = query * SLAB_ROWS + group * GROUP_ROWS
-            own = slice(query * width, (query + 1) * width)
-            bounds[query, group] = add_columns(
-                sums, at, head, first, columns[own], factors[own], n_heads[query]
-            )
-            batch.work[0] += n_heads[query] * GROUP_ROWS
+            first, rest = _columns_of(query, batch)
+            bound = add_columns(sums, at, head, start, columns[first], factors[first], batch.n_first[query])
+            batch.work[0] += batch.n_first[query] * GROUP_ROWS
+            if np.int64(bound) + rest_bounds[query, group] < least[query]:
+                bounds[query, group] = 0
+                continue
+            n_rest = batch.n_heads[query] - batch.n_first[query]
+            bounds[query, group] = add_columns(sums, at, head, start, columns[rest], factors[rest], n_rest)
+            batch.work[0] += n_rest * GROUP_ROWS
+
+
+@numba.njit(nogil=True, cache=True)
+def _columns_of(query: int, batch: Batch) -> tuple[slice, slice]:
+    """Where the first head columns of a query stand, and where the others."""
+    begin, end, n_first = query * batch.width, (query + 1) * batch.width, batch.n_first[query]
+    return slice(begin, begin + n_first), slice(end - (batch.n_heads[query] - n_first), end)
 
 
 @numba.njit(nogil=True, cache=True)
 def _bound_groups(index: DenseIndex, slab: int, above: int, query: int, batch: Batch) -> None:
     """Bound 32 groups by the sums of their tails and by their largest levels in the head."""
-    sums, bounds, some, width = batch.sums, batch.bounds, batch.some_bounds, batch.width
+    sums, some, columns, factors = batch.sums, batch.some_bounds, batch.head_columns, batch.head_factors
+    n_first, n_heads = batch.n_first[query], batch.n_heads[query]
     for lane in range(GROUP_ROWS):
         at = query * SLAB_ROWS + (above * GROUP_ROWS + lane) * GROUP_ROWS
-        some[lane] = add_columns(sums, at, index.head, 0, batch.head_columns, batch.head_factors, 0)
-    first = (slab * (SLAB_GROUPS // GROUP_ROWS) + above) * index.n_head * GROUP_ROWS
-    own = slice(query * width, (query + 1) * width)
-    add_largest(
-        some, 0, index.largest, first, batch.head_columns[own], batch.head_factors[own], batch.n_heads[query]
-    )
-    bounds[query, above * GROUP_ROWS : (above + 1) * GROUP_ROWS] = some
+        some[lane] = add_columns(sums, at, index.head, 0, columns, factors, 0)
+    start = (slab * (SLAB_GROUPS // GROUP_ROWS) + above) * index.n_head * GROUP_ROWS
+    groups = slice(above * GROUP_ROWS, (above + 1) * GROUP_ROWS)
+    first, rest = _columns_of(query, batch)
+    add_largest(some, 0, index.largest, start, columns[first], factors[first], n_first)
+    bounds, rest_bounds = batch.bounds[query, groups], batch.rest_bounds[query, groups]
+    bounds[:] = some
+    some[:] = 0
+    add_largest(some, 0, index.largest, start, columns[rest], factors[rest], n_heads - n_first)
+    for lane in range(GROUP_ROWS):
+        rest_bounds[lane] = some[lane]
+        bounds[lane] = min(np.int64(bounds[lane]) + some[lane], 65_535)
 
 
 @numba.njit(nogil=True, cache=True)
