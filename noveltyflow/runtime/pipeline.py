@@ -135,6 +135,7 @@ def execute(
     from noveltyflow.runtime.stages.features import compute_features, compute_idf
     from noveltyflow.runtime.stages.indexed import forget_spans
     from noveltyflow.runtime.stages.neighbors import compute_neighbors
+    from noveltyflow.runtime.stages.notes import noted_keys
     from noveltyflow.runtime.stages.urls import UrlStage
 
     store, settings, prints, todo = plan.store, plan.settings, plan.fingerprints, plan.unfinished
@@ -149,7 +150,7 @@ def execute(
     for stage in reversed(todo):
         store.unmark(stage)
         # What it left would stay where it is not written again, as blocks do when they become fewer.
-        for folder in CONTENT[stage]:
+        for folder in CONTENT[stage] if stage != todo[0] or not noted_keys(store, stage) else ():
             Scratch(store.path).remove(folder)
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)
     stages: dict[str, Callable[[str], None]] = {

@@ -8,12 +8,11 @@ from itertools import pairwise
 
 import numpy as np
 
-from noveltyflow.features import frequency
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
 from noveltyflow.similarity.kernels.dense.search import batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.postings import PostingLists
+from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, building_bytes, index_bytes
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows
@@ -153,11 +152,11 @@ class CpuKernel:
     def _index(self, block: CsrMatrix, part: Block, threads: int) -> list[Part]:
         """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
         rows = rows_of(block, part)
-        column_frequency = frequency.chunk(rows.indices, rows.shape[1])
-        if column_frequency @ column_frequency <= self.cheap_list * rows.nnz:
+        frequency = column_frequency(rows.indices, rows.shape[1])
+        if frequency @ frequency <= self.cheap_list * rows.nnz:
             return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
-        frequent = frequent_columns(rows, column_frequency, self.dense_share)
-        del column_frequency  # as large as a small block's index
+        frequent = frequent_columns(rows, frequency, self.dense_share)
+        del frequency  # as large as a small block's index
         distinct = Distinct.of(rows)
         if frequent is None:
             index = GroupIndex.of(rows, distinct, threads)

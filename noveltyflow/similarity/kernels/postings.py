@@ -39,6 +39,15 @@ class PostingLists(NamedTuple):
 
 
 @numba.njit(nogil=True, cache=True)
+def column_frequency(columns: Int32Array, n_features: int) -> Int64Array:
+    """In how many rows each column occurs, int64 (n_features,), from the columns of all entries."""
+    frequency = np.zeros(n_features, np.int64)
+    for column in columns:
+        frequency[column] += 1
+    return frequency
+
+
+@numba.njit(nogil=True, cache=True)
 def _transpose(
     numbers: Int64Array,
     block_indptr: Int64Array,

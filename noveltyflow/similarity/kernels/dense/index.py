@@ -17,7 +17,7 @@ GROUP_ROWS = 32
 """Rows whose levels in one column stand together: two vectors of 16-bit sums."""
 SLAB_GROUPS = 128
 SLAB_ROWS = GROUP_ROWS * SLAB_GROUPS
-"""Rows searched at a time: their sums, two bytes each for all queries of a batch, nearly fit the second-level cache."""
+"""Rows searched at a time: their sums, two bytes each for every query of a batch, about fill a second-level cache."""
 LEVELS = 240.0
 LONGEST_ROW = 4096
 """Columns of a row, in block and query, up to which sums of products of levels fit 16 bits with some precision."""
