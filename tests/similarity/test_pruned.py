@@ -20,9 +20,11 @@ from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared, ListedPar
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists
+from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Rows, transpose
+from noveltyflow.similarity.kernels.pruned.query import UNIT, load_query, make_scratch
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
@@ -227,12 +229,58 @@ def test_work_on_hard_shapes_grows_hardly_faster_than_rows(shape):
     assert work[1] < 1.5 * work[0]
 
 
-@pytest.mark.parametrize(("common", "dense_share", "index"), [(1, 1.0, GroupIndex), (9, 0.0, DenseIndex)])
-def test_where_bounds_spare_nothing_all_is_computed(common, dense_share, index):
-    X, kernel = tied(6_000, common), indexed(dense_share=dense_share)
-    assert isinstance(kernel.prepare(X).parts[0].index, index)
+def test_where_bounds_spare_nothing_all_is_computed():
+    X, kernel = tied(6_000, 1), indexed()
+    assert isinstance(kernel.prepare(X).parts[0].index, GroupIndex)
     stats = assert_equals_exhaustive(X, 10, kernel)
     assert stats.candidates < 0.1 * X.shape[0] ** 2
+
+
+def test_a_row_for_which_bounds_do_not_pay_takes_them_from_few_others():
+    """A short row that is equally similar to all others, before rows that are like their neighbours."""
+    texts = [f"https://a.example/annual/{i // 40:03d}/item-{i % 40:02d}.html" for i in range(6_000)]
+    alike = sp.hstack([text_matrix(texts, n_features=1 << 14) * np.sqrt(0.96), np.full((6_000, 1), 0.2)])
+    bad = sp.csr_matrix(([1.0], ([0], [1 << 14])), (1, (1 << 14) + 1))
+    work = [
+        search(
+            as_unit_rows(sp.vstack(rows, "csr"), "X"), as_unit_rows(alike, "X"), 10, indexed(dense_share=1.0)
+        )
+        for rows in ([bad, alike.tocsr()[:2_000]], [alike.tocsr()[:2_000], bad])
+    ]
+    first, last = (stats.multiply_adds for _, stats in work)
+    assert first < 1.5 * last
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.sampled_from(NON_NEGATIVE),
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 200),
+    st.integers(1, 60),
+    st.floats(0, 1),
+    st.integers(1, 40),
+    st.floats(0, 1),
+)
+def test_what_a_walk_leaves_out_is_bounded(shape, seed, rows, columns, skip, budget, less):
+    """However often a budget interrupts it, and once more with less to skip."""
+    X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
+    distinct = Distinct.of(X)
+    index = GroupIndex.of(X, distinct)
+    scratch = make_scratch(columns + rows, index)
+    query = X[seed % X.shape[0]]
+    known = load_query(index, query.indices, query.data, scratch)
+    exact = np.zeros(GROUP_ROWS * (index.record_starts.size - 1))
+    exact[: distinct.first.size] = (X[distinct.first].astype(float) @ query.T.astype(float)).toarray().ravel()
+    largest = exact.reshape(-1, GROUP_ROWS).max(axis=1)
+    step, skipped = walk(index, scratch, 0, known, skip, budget, 0.0)
+    while step < known:
+        skip, budget = min(1.0, 1.5 * skip), 2 * budget
+        step, skipped = walk(index, scratch, step, known, skip, budget, skipped)
+    assert skipped <= skip * 1.0001
+    assert (largest <= scratch.accumulators[: largest.size] / UNIT + skipped).all()
+    _, skipped = walk(index, scratch, 0, known, less * skip, 1 << 40, 0.0)
+    assert skipped <= less * skip * 1.0001
+    assert (largest <= scratch.accumulators[: largest.size] / UNIT + skipped).all()
 
 
 def test_what_is_cheap_needs_no_index():
@@ -277,9 +325,10 @@ def test_an_index_has_no_more_rows_than_it_can_number():
         GroupIndex.of(X, Distinct.of(X))
 
 
+@pytest.mark.parametrize("kernel", [CpuKernel(), indexed(), CpuKernel(part_rows=300)], ids=str)
 @pytest.mark.parametrize("shape", sorted(HARD))
-def test_memory_is_as_projected(shape):
-    X, kernel = HARD[shape](2_000), indexed()
+def test_memory_is_as_projected(shape, kernel):
+    X = HARD[shape](2_000)
     kernel.prepare(X[:10])
     tracemalloc.start()
     kernel.prepare(X)

@@ -7,12 +7,12 @@ come together range by range, and the sorted ranges are cut into blocks of equal
 from __future__ import annotations
 
 import json
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -32,17 +32,11 @@ Piece = tuple[str, int, list[int]]
 """Name of a piece, number of its partition's first shard, and each of these shards' first global ordinal."""
 BORDERS = "borders.json"
 """Name in scratch space of the SURT keys with which all ranges but the first begin."""
-_TEXT = {pa.string(): pd.StringDtype("pyarrow"), pa.large_string(): pd.StringDtype("pyarrow")}
+_NO_ROWS = pa.table({"surt": [], "url": [], "count": [], "first_seen": []}).cast(
+    pa.schema({"surt": "large_string", "url": "large_string", "count": "int64", "first_seen": "int64"})
+)
 Slice = tuple[int, int, int]
 """Number of a sorted range, and the first and last-plus-one of its rows."""
-
-
-def empty_rows(*, with_time: bool) -> pd.DataFrame:
-    """The columns of rows before they are stored, without any row."""
-    text = pd.Series([], dtype="string[pyarrow]")
-    number = pd.Series([], dtype="int64")
-    columns = {"surt": text, "url": text, "count": number, "first_seen": number}
-    return pd.DataFrame(columns | ({"first_time": number} if with_time else {}))
 
 
 def canonical(
@@ -53,26 +47,23 @@ def canonical(
     What cannot be a URL is stored as a reject.
     """
     scratch = store.scratch
-    frame = _distinct(scratch, pieces, settings, with_time)
-    borders = json.loads(scratch.read(BORDERS) or b"[]")
-    cuts = [0, *frame["surt"].searchsorted(borders).tolist(), len(frame)]
-    table = pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata()
+    table = _distinct(scratch, pieces, settings, with_time)
+    surts = table["surt"]
+    inner = json.loads(scratch.read(BORDERS) or b"[]")
+    cuts = [bisect_left(range(len(surts)), border, key=lambda row: surts[row].as_py()) for border in inner]
+    cuts = [0, *cuts, len(surts)]
     name = f"canonical/{number:06d}"
     scratch.write_parts(name, [table[lo:hi] for lo, hi in pairwise(cuts)])
     rejects = (f"rejects/{piece}-canonical" for piece, _, _ in pieces)
-    return int(frame["count"].sum()), [f"{SCRATCH}/{file}" for file in (name, *rejects)]
+    return _total(table), [f"{SCRATCH}/{file}" for file in (name, *rejects)]
 
 
-def _distinct(
-    scratch: Scratch, pieces: Iterable[Piece], settings: UrlSettings, with_time: bool
-) -> pd.DataFrame:
-    frames = [_distinct_of_piece(scratch, piece, settings, with_time) for piece in pieces]
-    return frames[0] if len(frames) == 1 else collapse(pd.concat(frames, ignore_index=True))
+def _distinct(scratch: Scratch, pieces: Iterable[Piece], settings: UrlSettings, with_time: bool) -> pa.Table:
+    tables = [_distinct_of_piece(scratch, piece, settings, with_time) for piece in pieces]
+    return tables[0] if len(tables) == 1 else collapse(pa.concat_tables(tables))
 
 
-def _distinct_of_piece(
-    scratch: Scratch, piece: Piece, settings: UrlSettings, with_time: bool
-) -> pd.DataFrame:
+def _distinct_of_piece(scratch: Scratch, piece: Piece, settings: UrlSettings, with_time: bool) -> pa.Table:
     name, first_shard, bases = piece
     table = scratch.read_table(f"pieces/{name}")
     batch = canonicalize(table["text"].to_pylist(), settings)
@@ -80,14 +71,14 @@ def _distinct_of_piece(
     _store_rejects(scratch, name, table, batch.reasons, keep)
     shard = table["shard"].to_numpy() - first_shard
     columns = {
-        "surt": pd.array([s for s in batch.surts if s is not None], dtype="string[pyarrow]"),
-        "url": pd.array([u for u in batch.urls if u is not None], dtype="string[pyarrow]"),
+        "surt": pa.array([s for s in batch.surts if s is not None], pa.large_string()),
+        "url": pa.array([u for u in batch.urls if u is not None], pa.large_string()),
         "count": np.ones(keep.sum(), np.int64),
         "first_seen": (np.asarray(bases, np.int64)[shard] + table["ordinal"].to_numpy())[keep],
     }
     if with_time:
         columns["first_time"] = table["time"].to_numpy()[keep]
-    return collapse(pd.DataFrame(columns))
+    return collapse(pa.table(columns))
 
 
 def _store_rejects(
@@ -106,11 +97,25 @@ def _store_rejects(
     scratch.write_table(f"rejects/{name}-canonical", reject_table(rejects))
 
 
-def collapse(frame: pd.DataFrame) -> pd.DataFrame:
-    """One row for each distinct URL, in (SURT, URL) order: counts add up, the earliest sighting stays."""
-    how = {"count": "sum", "first_seen": "min", "first_time": "min"}
-    grouped = frame.groupby(["surt", "url"], sort=True, as_index=False)
-    return grouped.agg({column: how[column] for column in frame.columns[2:]})
+def collapse(table: pa.Table) -> pa.Table:
+    """One row for each distinct URL, in (SURT, URL) order: counts add up, the earliest sighting stays.
+
+    Grouping by Arrow, or by pandas, would take twice the memory.
+    """
+    ordered = table.take(pc.sort_indices(table, sort_keys=[("surt", "ascending"), ("url", "ascending")]))
+    differs = [pc.not_equal(ordered[key][1:], ordered[key][:-1]).to_numpy() for key in ("surt", "url")]
+    starts = np.flatnonzero(np.append(ordered.num_rows > 0, differs[0] | differs[1]))
+    if starts.size == ordered.num_rows:
+        return ordered
+    texts, numbers = ordered.select(["surt", "url"]).take(starts), ordered.column_names[2:]
+    for name in numbers:
+        merge = np.add if name == "count" else np.minimum
+        texts = texts.append_column(name, pa.array(merge.reduceat(ordered[name].to_numpy(), starts)))
+    return texts
+
+
+def _total(table: pa.Table) -> int:
+    return int(pc.sum(table["count"]).as_py() or 0)
 
 
 def borders(samples: Sequence[str], settings: UrlSettings, n_ranges: int) -> list[str]:
@@ -124,13 +129,10 @@ def sort(store: RunStore, number: int, n_groups: int) -> Stored:
     """Sort and collapse one range of SURT order, of which each group has a part; its rows and sum of counts."""
     scratch, name = store.scratch, f"sorted/{number:06d}"
     parts = (scratch.read_part(f"canonical/{group:06d}", number) for group in range(n_groups))
-    found = [part for part in parts if part is not None]
-    frame = (
-        pa.concat_tables(found).to_pandas(types_mapper=_TEXT.get) if found else empty_rows(with_time=False)
-    )
-    rows = collapse(frame)
-    scratch.write_table(name, pa.Table.from_pandas(rows, preserve_index=False))
-    return (len(rows), int(rows["count"].sum())), [f"{SCRATCH}/{name}"]
+    found = [part for part in parts if part is not None] or [_NO_ROWS]
+    rows = collapse(pa.concat_tables(found))
+    scratch.write_table(name, rows)
+    return (rows.num_rows, _total(rows)), [f"{SCRATCH}/{name}"]
 
 
 def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[list[Slice]]:

@@ -21,11 +21,15 @@ from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 
 SLAB_ROWS = 1 << 14
 """Candidates whose posting lists are made at a time, where they are not kept."""
+_SLAB_NONZEROS = 1 << 20
+"""And non-zeros of these candidates, but for the last row's."""
 CHEAP_LIST = 256
 """Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
+_GIVEN_UP = 32
+"""Query rows for which everything is computed after one for which bounds have not paid."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,15 +132,19 @@ class CpuKernel:
         # What is left to the end, where all is computed, has lists of a slab at a time.
         slab = min(self.slab_rows, candidates.rows)
         longest = min(candidates.longest_row, candidates.features)
-        lists = 8 * min(slab * longest, candidates.nonzeros) + 8 * (candidates.features + slab + 2)
+        lists = 8 * min(slab * longest, candidates.nonzeros, _SLAB_NONZEROS + longest) + 8 * (
+            candidates.features + slab + 2
+        )
         exhaustive = 12 * candidates.rows + 16 * queries.longest_row
         scratch = max(bounded, exhaustive, lists + 12 * slab + 16 * queries.longest_row)
-        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 8) * queries.rows
+        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 32) * queries.rows
 
     def _index_bytes(self, shape: BlockShape) -> int:
         more_parts = -(-shape.rows // self.part_rows) - 1
-        ranks = 4 * shape.features + 12 * min(shape.features, shape.nonzeros)
-        whole = index_bytes(shape.rows, shape.nonzeros, shape.features)
+        starts = 8 * (shape.features + 2)
+        ranks = max(starts, 4 * shape.features + 12 * min(shape.features, shape.nonzeros))
+        listed = starts + 8 * (shape.nonzeros + shape.rows)
+        whole = max(listed, index_bytes(shape.rows, shape.nonzeros, shape.features))
         return whole + more_parts * ranks + ROW_BYTES * shape.rows
 
     def prepare(self, block: CsrMatrix, threads: int = 1) -> CpuPrepared:
@@ -153,10 +161,11 @@ class CpuKernel:
         """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
         rows = rows_of(block, part)
         frequency = column_frequency(rows.indices, rows.shape[1])
-        if frequency @ frequency <= self.cheap_list * rows.nnz:
-            return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
-        frequent = frequent_columns(rows, frequency, self.dense_share)
+        cheap = frequency @ frequency <= self.cheap_list * rows.nnz
+        frequent = None if cheap else frequent_columns(rows, frequency, self.dense_share)
         del frequency  # as large as a small block's index
+        if cheap:
+            return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
         distinct = Distinct.of(rows)
         if frequent is None:
             index = GroupIndex.of(rows, distinct, threads)
@@ -166,6 +175,13 @@ class CpuKernel:
         if not too_long.size:
             return [dense]
         return [dense, ListedPart(part.start, part.n_rows, PostingLists.of(rows, too_long))]
+
+    def _slabs(self, rows: CsrMatrix, numbers: Int64Array) -> list[Int64Array]:
+        """Cut row numbers into parts whose lists take little memory."""
+        before = np.append(0, np.cumsum(np.diff(rows.indptr)[numbers]))
+        by_nonzeros = np.searchsorted(before, np.arange(0, before[-1], _SLAB_NONZEROS))
+        borders = np.union1d(by_nonzeros, np.arange(0, numbers.size, self.slab_rows))
+        return np.split(numbers, borders[(borders > 0) & (borders < numbers.size)])
 
     def compute(
         self,
@@ -198,8 +214,11 @@ class CpuKernel:
             work += some
             if left.size:
                 rows = rows_of(candidates.block, Block(0, part.start, part.start + part.n_rows))
-                for slab in split_rows(part.n_rows, self.slab_rows):
-                    work += tile.exhaustive(left, PostingLists.of(rows, np.arange(slab.start, slab.stop)))
+                numbers = np.arange(part.n_rows)
+                if isinstance(part.index, DenseIndex):
+                    numbers = numbers[np.diff(rows.indptr) <= LONGEST_ROW]
+                for slab in self._slabs(rows, numbers):
+                    work += tile.exhaustive(left, PostingLists.of(rows, slab))
         return found, work
 
 
@@ -249,11 +268,14 @@ class _Tile:
         """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
         work, left = TileStats(), [np.empty(0, np.int64)]
         for rows, fits in self._runs(part):
-            answered = 0
-            if fits:
-                some, answered = self._search(rows, part)
-                work += some
-            left.append(np.arange(rows.start + answered, rows.stop))
+            start, given_up = rows.start, _GIVEN_UP if fits else rows.n_rows
+            while start < rows.stop:
+                if fits:
+                    some, answered = self._search(Block(0, start, rows.stop), part)
+                    work, start = work + some, start + answered
+                # The rows that follow may be others: bounds are tried again, each time later.
+                left.append(np.arange(start, min(start + given_up, rows.stop)))
+                start, given_up = start + given_up, 2 * given_up
         return work, np.concatenate(left)
 
     def _runs(self, part: IndexedPart) -> list[tuple[Block, bool]]:

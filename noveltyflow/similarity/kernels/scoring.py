@@ -25,10 +25,6 @@ _DOUBT = _CROWDED * 2.0**-51
 A product of two float32 is exact in float64, and each of m additions is off by at most 2**-53 of the sum: two
 orders differ by at most m * 2**-52 of it, and as much again covers the rounding of the interval's ends.
 """
-SCORE_COST = 40
-"""What the similarity of two short rows takes, in multiply-adds of posting lists."""
-TIMES_ALL, PATIENCE = 2, 3_000_000
-"""How many times what computing everything would take, in multiply-adds, and how many more, a search may spend."""
 SINGLE = 1.0 - 2.0**-22
 """Factor that makes a stored similarity, rounded to float32 from float64, a lower bound of the real one."""
 

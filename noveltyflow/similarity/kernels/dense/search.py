@@ -10,10 +10,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, LEVELS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
 from noveltyflow.similarity.kernels.scoring import (
-    PATIENCE,
-    SCORE_COST,
     SINGLE,
-    TIMES_ALL,
     Members,
     Query,
     enter_columns,
@@ -26,14 +23,14 @@ from noveltyflow.similarity.kernels.scoring import (
 )
 from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
 
-BATCH_ROWS = 256
-"""Query rows that go through a slab together."""
+_MOST_QUERIES, _LEAST_QUERIES, _BATCH_COLUMNS = 256, 64, 1 << 18
+"""Query rows that go through a slab together, at most and at least, and columns of all of them between the two."""
 _MOST = 65_535.0
 _BUCKETS = 256
 
 
 class Batch(NamedTuple):
-    """Arrays of one thread; b is `BATCH_ROWS`, n = `width` the most columns of a query row.
+    """Arrays of one thread; b is the number of queries, n = `width` the most columns of a query row.
 
     `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there, from the front
     the `n_first` that make group bounds loose, from the back the others;
@@ -71,27 +68,29 @@ class Batch(NamedTuple):
 
 def batch_bytes(longest_row: int) -> int:
     """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
-    each = 14 * longest_row + 2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40
-    return BATCH_ROWS * each + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
+    columns = 14 * max(_BATCH_COLUMNS, _LEAST_QUERIES * longest_row)
+    sums = _MOST_QUERIES * (2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40)
+    return columns + sums + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
 
 
 @numba.njit(nogil=True, cache=True)
 def _make_batch(longest_query: int) -> Batch:
     width = longest_query
+    most = min(_MOST_QUERIES, max(_LEAST_QUERIES, _BATCH_COLUMNS // max(1, width)))
     return Batch(
-        np.zeros(BATCH_ROWS * width, np.uint16),
-        np.zeros(BATCH_ROWS * width, np.uint16),
-        np.zeros(BATCH_ROWS * width, np.int64),
-        np.zeros(BATCH_ROWS * width, np.uint16),
-        np.zeros(BATCH_ROWS, np.int64),
-        np.zeros(BATCH_ROWS, np.int64),
-        np.zeros(BATCH_ROWS, np.int64),
-        np.zeros(BATCH_ROWS, np.float64),
-        np.zeros(BATCH_ROWS, np.int64),
-        np.zeros(BATCH_ROWS * SLAB_ROWS, np.uint16),
-        np.zeros((BATCH_ROWS, SLAB_GROUPS), np.uint16),
+        np.zeros(most * width, np.uint16),
+        np.zeros(most * width, np.uint16),
+        np.zeros(most * width, np.int64),
+        np.zeros(most * width, np.uint16),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.int64),
+        np.zeros(most, np.float64),
+        np.zeros(most, np.int64),
+        np.zeros(most * SLAB_ROWS, np.uint16),
+        np.zeros((most, SLAB_GROUPS), np.uint16),
         np.zeros(GROUP_ROWS, np.uint16),
-        np.zeros((BATCH_ROWS, SLAB_GROUPS), np.uint16),
+        np.zeros((most, SLAB_GROUPS), np.uint16),
         np.empty(SLAB_ROWS, np.int32),
         np.empty(SLAB_ROWS, np.int32),
         np.full(places_for(longest_query), -1, np.int32),
@@ -114,18 +113,18 @@ def search_rows(
     similarities: Float32Array,
     neighbors: Int64Array,
 ) -> tuple[Int64Array, int]:
-    """Improve the best k of query rows, in place; returns products, candidates, similarities computed; rows answered.
+    """Improve the best k of all query rows, in place; returns products, candidates, similarities; rows answered.
 
-    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
-    are answered where bounds, for those up to here, have spared nothing: to compute everything is quicker then.
+    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
     """
     longest_query = 0
     for row in range(indptr.size - 1):
         longest_query = max(longest_query, indptr[row + 1] - indptr[row])
     batch = _make_batch(longest_query)
-    n_slabs, everything = -(-index.row_starts.size // SLAB_ROWS), 0
-    for start in range(0, indptr.size - 1, BATCH_ROWS):
-        stop = min(start + BATCH_ROWS, indptr.size - 1)
+    n_slabs = -(-index.row_starts.size // SLAB_ROWS)
+    most = batch.least.size
+    for start in range(0, indptr.size - 1, most):
+        stop = min(start + most, indptr.size - 1)
         _load(indptr[start : stop + 1], columns, weights, index, batch)
         near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
         for step in range(2 * n_slabs):
@@ -149,9 +148,6 @@ def search_rows(
                     neighbors,
                 )
                 _answer(index, members, query, slab, row - start, batch)
-        everything += index.row_starts.size * int(np.sum(batch.n_heads[: stop - start]))
-        if batch.work[2] * SCORE_COST > TIMES_ALL * everything + PATIENCE:
-            return batch.work[:3], stop
     return batch.work[:3], indptr.size - 1
 
 

@@ -45,7 +45,7 @@ def walk(
             spent and spent + left.size > budget
         ):  # what is found so far may tell that a long list can be skipped
             scratch.work[0] += spent
-            return step, skipped
+            return step, skipped * ROUND_UP
         added = _add(left, scratch.weight[step], np.uint32(level), scratch.accumulators)
         if added < left.size:
             skipped = max(skipped, scratch.norm[step] * (np.float64(left[added] & np.uint32(0xFF)) / 255.0))
@@ -53,7 +53,7 @@ def walk(
         spent += added
         if spent >= budget:
             scratch.work[0] += spent
-            return step + 1, skipped
+            return step + 1, skipped * ROUND_UP
     scratch.work[0] += spent
     return known, skipped * ROUND_UP
 

@@ -48,8 +48,8 @@ class Scratch(NamedTuple):
     record code; `known_codes` uint32 (`FILTER_BITS` / 32,): a bit for each of them that is not 0, modulo
     `FILTER_BITS`; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
     `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
-    `work` int64 (5,): multiply-adds, groups bounded, similarities computed, how many places of this row are left
-    out, and postings of all lists so far; `digits` int32: see `_sort_by_digit`.
+    `work` int64 (4,): multiply-adds, groups bounded, similarities computed, and how many places of this row are left
+    out; `digits` int32: see `_sort_by_digit`.
     """
 
     accumulators: Int32Array
@@ -106,7 +106,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.zeros(GROUP_ROWS, np.uint32),
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
-        np.zeros(5, np.int64),
+        np.zeros(4, np.int64),
         np.empty(_DIGITS, np.int32),
     )
 
@@ -177,7 +177,6 @@ def _load_lists(index: GroupIndex, weights: Float32Array, known: int, scratch: S
         scratch.reach[step] = min(scratch.norm[step], products * ROUND_UP)
         scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
         scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
-        scratch.work[4] += scratch.end[step] - scratch.cursor[step]
         code = rank & 0xFFFF
         bit = code & (FILTER_BITS - 1)
         scratch.known_codes[bit >> 5] |= np.uint32(1) << np.uint32(bit & 31)

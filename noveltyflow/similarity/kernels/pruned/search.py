@@ -24,7 +24,7 @@ from noveltyflow.similarity.kernels.pruned.query import (
     make_scratch,
 )
 from noveltyflow.similarity.kernels.pruned.verify import settle, settle_best
-from noveltyflow.similarity.kernels.scoring import PATIENCE, SCORE_COST, TIMES_ALL, Members, Query
+from noveltyflow.similarity.kernels.scoring import Members, Query
 from noveltyflow.types import Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
@@ -36,6 +36,10 @@ _LEAST_SIMILARITY = 1e-30
 _GROUP_COST = 0.5
 """Saving that one more walk promises for each place of a record, in multiply-adds: as measured, about 1.1 for
 the place, and 45 % of the groups."""
+_SCORE_COST = 40
+"""What the similarity of two short rows takes, in multiply-adds."""
+_TIMES_ALL, _PATIENCE = 2, 3_000_000
+"""How many times what computing everything would take, in multiply-adds, and how many more, a search may spend."""
 _WALK_COST = 0.35
 """Multiply-adds that the next walk is expected to add to each of those done; and 200 for going there at all."""
 
@@ -55,12 +59,12 @@ def search_rows(
     """Improve the best k of query rows, in place; returns multiply-adds, groups bounded, similarities; rows answered.
 
     `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
-    are answered where bounds, for those up to here, have spared nothing: to compute everything is quicker then.
+    are answered where bounds, for those up to there, have spared nothing: to compute everything is quicker then.
     """
     longest = 0
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row])
-    scratch = make_scratch(longest, index)
+    scratch, everything = make_scratch(longest, index), _mean_work(index, indptr, columns)
     for row in range(indptr.size - 1):
         entries = slice(indptr[row], indptr[row + 1])
         own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
@@ -82,16 +86,29 @@ def search_rows(
             settle(index, members, query, scratch.candidates[:likely], np.inf, scratch)
             _answer(index, members, query, known, scratch)
         clear_query(query.columns, known, scratch)
-        if _costs(index, scratch) > TIMES_ALL * GROUP_ROWS * scratch.work[4] + PATIENCE:
+        if _costs(index, scratch) > _TIMES_ALL * everything * (row + 1) + _PATIENCE:
             return scratch.work[:3], row + 1
     return scratch.work[:3], indptr.size - 1
+
+
+@uncounted
+def _mean_work(index: GroupIndex, indptr: Int64Array, columns: Int32Array) -> float:
+    """Most multiply-adds that computing everything takes for a row, as every sixteenth row tells."""
+    postings, rows = 0, 0
+    for row in range(0, indptr.size - 1, 16):
+        rows += 1
+        for column in columns[indptr[row] : indptr[row + 1]]:
+            rank = index.column_rank[column]
+            if rank >= 0:
+                postings += index.list_starts[rank + 1] - index.list_starts[rank]
+    return float(GROUP_ROWS * postings / max(1, rows))
 
 
 @uncounted
 def _costs(index: GroupIndex, scratch: Scratch) -> float:
     """What has been done so far, in multiply-adds."""
     added, bounded, scored = scratch.work[0], scratch.work[1], scratch.work[2]
-    return float(added + bounded * (_GROUP_COST * _group_places(index)) + scored * SCORE_COST)
+    return float(added + bounded * (_GROUP_COST * _group_places(index)) + scored * _SCORE_COST)
 
 
 @uncounted
