@@ -144,9 +144,9 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
     return {
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
         "read": _BUFFERS + 5 * text + 500 * records,
-        # Besides: canonical form, SURT and the parts of both, and a data frame before and after it is collapsed.
+        # Besides: canonical form, SURT and the parts of both, and a table before and after it is collapsed.
         "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
-        # The parts hold every URL twice, once in SURT order; as strings of Python, and collapsed, it is there again.
+        # The parts hold every URL twice, once in SURT order; in order, collapsed, and packed, they are there again.
         "sort": _BUFFERS + int(in_range * (8 * shape.url_bytes + 100)),
     }
 

@@ -101,6 +101,22 @@ def test_columns_that_no_one_uses_do_no_harm():
     assert np.isneginf(similarities).all()
 
 
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 20), st.integers(0, 2**32 - 1))
+def test_very_many_empty_columns_change_nothing(shape, data, n_neighbors, seed):
+    narrow = data.draw(unit_matrices(shape))
+    rng = np.random.default_rng(seed)
+    columns = np.unique(rng.integers(2**31 - 1, size=2 * narrow.shape[1]))[: narrow.shape[1]].astype(np.int32)
+    wide = sp.csr_matrix((narrow.data, columns[narrow.indices], narrow.indptr), (narrow.shape[0], 2**31 - 1))
+    assert_identical(cosine_kneighbors(wide, n_neighbors), cosine_kneighbors(narrow, n_neighbors))
+    half = narrow.shape[0] // 2
+    assert_identical(
+        cosine_kneighbors(wide, n_neighbors, Y=wide[half:]),
+        cosine_kneighbors(narrow, n_neighbors, Y=narrow[half:]),
+    )
+
+
 def test_any_sparse_format_and_precision_is_taken():
     X = unit_rows(SHAPES["random"](np.random.default_rng(2), 20, 10))
     for other in (X.tocsc(), X.tocoo(), sp.csr_array(X), X.astype(np.float64)):
