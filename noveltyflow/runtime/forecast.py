@@ -36,8 +36,7 @@ from noveltyflow.runtime.plan import (
 )
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.base import TileKernel
-from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH
-from noveltyflow.similarity.kernels.registry import get_kernel
+from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
 from noveltyflow.similarity.tiles import Block, rows_of
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
@@ -307,7 +306,8 @@ def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast,
     """Seconds of one thread for the whole run, from those that the sample takes once everything is compiled."""
     if not samples:
         return 0.0
-    for part, kernels in ((samples[:50], EVERY_SEARCH), (samples, [get_kernel("cpu")])):
+    # With an index, as for all rows, though half of a sample may be searched sooner without.
+    for part, kernels in ((samples[:50], EVERY_SEARCH), (samples, [CpuKernel(cheap_list=-1)])):
         started = time.perf_counter()
         urls = list(dict.fromkeys(in_surt_order(part, settings)))
         counts = hash_block(urls, settings.features)
