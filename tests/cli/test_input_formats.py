@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
 
 import pandas as pd
 import pytest
@@ -162,10 +163,12 @@ def s3_server() -> Iterator[str]:
     try:
         while b"Running on" not in server.stderr.readline():
             assert server.poll() is None
+        # A server whose pipe is full would wait for ever.
+        Thread(target=server.stderr.read, daemon=True).start()
         yield f"http://127.0.0.1:{port}"
     finally:
         os.killpg(server.pid, signal.SIGKILL)
-        server.communicate()
+        server.wait()
 
 
 @pytest.mark.slow
