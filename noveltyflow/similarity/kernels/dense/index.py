@@ -117,7 +117,7 @@ def frequent_columns(block: CsrMatrix, frequency: Int64Array, least_share: float
     """Head columns of a block that is better indexed this way, or None if it is not.
 
     It is where the frequent columns, as many as memory admits, carry more than `least_share` of the rows' squared
-    weights.
+    weights, and the other columns have postings enough for their lists; or anyway, if `least_share` is negative.
     """
     n_rows, nonzeros = block.shape[0], int(block.nnz)
     if nonzeros == 0:
@@ -126,7 +126,7 @@ def frequent_columns(block: CsrMatrix, frequency: Int64Array, least_share: float
     most = _HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS)
     chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
     n_tail = np.count_nonzero(frequency) - chosen.size
-    if n_tail * -(-n_rows // SLAB_ROWS) > nonzeros // 4:
+    if least_share >= 0.0 and n_tail * -(-n_rows // SLAB_ROWS) > nonzeros // 4:
         return None
     is_head = np.zeros(block.shape[1], np.bool_)
     is_head[chosen] = True
