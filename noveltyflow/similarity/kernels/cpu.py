@@ -21,7 +21,7 @@ from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
 
 SLAB_ROWS = 1 << 14
 """Candidates whose posting lists are made at a time, where they are not kept."""
-_SLAB_NONZEROS = 1 << 20
+_SLAB_NONZEROS = 1 << 19
 """And non-zeros of these candidates, but for the last row's."""
 CHEAP_LIST = 256
 """Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
