@@ -7,19 +7,23 @@ import tracemalloc
 import numpy as np
 import pytest
 import scipy.sparse as sp
-import scipy.sparse.linalg
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from similarity.hard import (
+    HARD,
+    NON_NEGATIVE,
+    assert_equals_exhaustive,
+    indexed,
+    text_matrix,
+    tied,
+    url_texts,
+)
 
-from noveltyflow.config import FeatureSettings
-from noveltyflow.features.hashing import hash_block
-from noveltyflow.features.weighting import inverse_document_frequency, weight_block
 from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.base import BlockShape
-from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared, ListedPart
-from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.kernels.cpu import CpuKernel, ListedPart
+from noveltyflow.similarity.kernels.dense.index import DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex
@@ -30,52 +34,6 @@ from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
 from noveltyflow.testing.matrices import SHAPES, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
-
-WORDS = ("news", "about", "article", "item", "page", "report", "data", "index", "archive", "users")
-NON_NEGATIVE = sorted(set(SHAPES) - {"signed"})
-
-
-class Exhaustive(CpuKernel):
-    """The CPU kernel without an index, which computes every pair."""
-
-    def prepare(self, block, threads=1):
-        everything = PostingLists.of(block, np.arange(block.shape[0]))
-        return CpuPrepared(block, (ListedPart(0, block.shape[0], everything),))
-
-
-def indexed(**options):
-    """The CPU kernel with an index, even where computing every pair is quicker."""
-    return CpuKernel(cheap_list=-1, **options)
-
-
-def url_texts(rng, rows):
-    """Made-up URLs of few hosts, in order: groups of neighbouring rows are alike."""
-    hosts = [
-        f"https://www.h{rng.integers(99)}.{rng.choice(['gov', 'com', 'org'])}" for _ in range(1 + rows // 20)
-    ]
-    parts = [
-        "/".join(
-            rng.choice(WORDS) + str(rng.integers(1000)) * rng.integers(2) for _ in range(rng.integers(5))
-        )
-        for _ in range(rows)
-    ]
-    return sorted(f"{rng.choice(hosts)}/{part}" for part in parts)
-
-
-def text_matrix(texts, *, with_idf=True, **features):
-    settings = FeatureSettings(**features)
-    counts = hash_block(texts, settings)
-    frequency = np.bincount(counts.indices, minlength=counts.shape[1])
-    idf = inverse_document_frequency(frequency, len(texts), True) if with_idf else None
-    return as_unit_rows(weight_block(counts, idf, settings), "X")
-
-
-def assert_equals_exhaustive(X, n_neighbors, kernel=None, **options):
-    found, stats = search(X, X, n_neighbors, kernel or indexed(), **options)
-    expected, _ = search(X, X, n_neighbors, Exhaustive())
-    np.testing.assert_array_equal(found.indices, expected.indices)
-    np.testing.assert_array_equal(found.similarities, expected.similarities)
-    return stats
 
 
 @settings(max_examples=40, deadline=None)
@@ -119,42 +77,6 @@ def test_blocks_parts_and_chunks_do_not_change_the_result(seed, part_rows, block
     assert_equals_exhaustive(X, 7, indexed(part_rows=part_rows), block_rows=block_rows, query_rows=query_rows)
 
 
-@settings(max_examples=25, deadline=None)
-@given(
-    st.integers(0, 2**32 - 1),
-    st.integers(1, 1_500),
-    st.sampled_from([64, 1 << 12, 1 << 17]),
-    st.booleans(),
-    st.sampled_from([1, 10, 50]),
-    st.integers(1, 600),
-)
-def test_a_dense_head_does_not_change_the_result(seed, rows, n_features, with_idf, n_neighbors, part_rows):
-    texts = url_texts(np.random.default_rng(seed), rows)
-    X = text_matrix(texts, with_idf=with_idf, ngram_range=(2, 3), n_features=n_features)
-    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0, part_rows=part_rows))
-
-
-@pytest.mark.parametrize("shape", NON_NEGATIVE)
-@settings(max_examples=15, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 100), st.sampled_from([1, 8, 400]))
-def test_a_dense_head_does_not_change_any_shape(shape, seed, rows, columns, n_neighbors):
-    X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
-    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0))
-
-
-def test_slabs_are_searched_from_the_nearest_on():
-    """More rows than one slab, with frequent and rare columns."""
-    X = text_matrix(url_texts(np.random.default_rng(3), SLAB_ROWS + 700), with_idf=False, ngram_range=(2, 3))
-    kernel = indexed()
-    prepared = kernel.prepare(X)
-    assert isinstance(prepared.parts[0].index, DenseIndex)
-    rows = np.r_[0:40, SLAB_ROWS - 20 : SLAB_ROWS + 20]
-    best, _ = search(X[rows], X, 10, kernel, exclude_self=False)
-    expected, _ = search(X[rows], X, 10, Exhaustive(), exclude_self=False)
-    np.testing.assert_array_equal(best.indices, expected.indices)
-    np.testing.assert_array_equal(best.similarities, expected.similarities)
-
-
 def test_good_thresholds_save_work():
     X = text_matrix(url_texts(np.random.default_rng(2), 4_000))
     kernel = indexed()
@@ -170,52 +92,9 @@ def test_ties_go_to_the_first_rows_even_when_others_are_found_first():
     assert_equals_exhaustive(text_matrix(texts), 5, block_rows=64)
 
 
-HARD = {
-    "ten patterns": lambda n: text_matrix([f"https://a.example/annual/item-{i % 10}.html" for i in range(n)]),
-    "numbered": lambda n: text_matrix([f"https://a.example/annual/item-{i:05d}.html" for i in range(n)]),
-    "disjoint": lambda n: as_unit_rows(sp.identity(n, dtype=np.float32, format="csr"), "X"),
-    "common column": lambda n: common_column(n),
-    "tied": lambda n: tied(n, 1),
-    "one and many": lambda n: one_and_many(n, 20_000),
-}
-
-
-def common_column(rows):
-    """One column in every row, and twenty of many others."""
-    rng = np.random.default_rng(0)
-    columns = [np.union1d(0, rng.integers(1, 10 * rows, size=20)) for _ in range(rows)]
-    indptr = np.cumsum([0, *map(len, columns)])
-    counts = sp.csr_matrix((rng.integers(1, 4, size=indptr[-1]), np.concatenate(columns), indptr))
-    return as_unit_rows(sp.diags(1 / scipy.sparse.linalg.norm(counts, axis=1)) @ counts, "X")
-
-
-def one_and_many(rows, columns):
-    """Every hundredth row has all columns, the others one of them."""
-    rng = np.random.default_rng(0)
-    many = np.arange(0, rows, 100)
-    single = np.setdiff1d(np.arange(rows), many)
-    where = np.concatenate([np.repeat(many, columns), single])
-    columns_of = np.concatenate(
-        [np.tile(np.arange(columns), many.size), rng.integers(columns, size=single.size)]
-    )
-    values = np.concatenate([np.full(many.size * columns, columns**-0.5), np.ones(single.size)])
-    return as_unit_rows(sp.csr_matrix((values.astype(np.float32), (where, columns_of)), (rows, columns)), "X")
-
-
 @pytest.mark.parametrize("shape", sorted(HARD))
 def test_hard_shapes_equal_the_exhaustive_answer(shape):
     assert_equals_exhaustive(HARD[shape](600), 10)
-
-
-def tied(rows, common):
-    """Rows with the same columns and weights but for one column of their own: all are equally similar."""
-    weights = np.append(np.full(common, (0.64 / common) ** 0.5), 0.6)
-    own = common + np.arange(rows)[:, None]
-    columns = np.hstack([np.tile(np.arange(common), (rows, 1)), own])
-    indptr = np.arange(0, columns.size + 1, common + 1)
-    return as_unit_rows(
-        sp.csr_matrix((np.tile(weights, rows), columns.ravel(), indptr), (rows, common + rows)), "X"
-    )
 
 
 @pytest.mark.parametrize("shape", sorted(set(HARD) - {"tied"}))
@@ -286,19 +165,6 @@ def test_what_a_walk_leaves_out_is_bounded(shape, seed, rows, columns, skip, bud
 def test_what_is_cheap_needs_no_index():
     assert isinstance(CpuKernel().prepare(HARD["disjoint"](1_000)).parts[0], ListedPart)
     assert isinstance(CpuKernel().prepare(HARD["numbered"](1_000)).parts[0].index, GroupIndex)
-
-
-def test_a_few_long_rows_take_the_dense_index_from_no_other():
-    rng = np.random.default_rng(5)
-    short = text_matrix(url_texts(rng, 500), ngram_range=(2, 3), with_idf=False, n_features=1 << 14)
-    long = np.sort(rng.permutation(1 << 14)[:5_000])
-    outsized = sp.csr_matrix((np.full(5_000, 5_000**-0.5, np.float32), long, [0, 5_000]), (1, 1 << 14))
-    X = as_unit_rows(sp.vstack([short[:200], outsized, short[200:], outsized], "csr"), "X")
-    kernel = indexed(dense_share=0.0)
-    dense, listed = kernel.prepare(X).parts
-    assert isinstance(dense.index, DenseIndex)
-    assert listed.lists.numbers.tolist() == [200, 501]
-    assert_equals_exhaustive(X, 10, kernel, query_rows=190)
 
 
 def test_identical_rows_are_indexed_once():

@@ -12,6 +12,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.insertion import insert_neighbor
 from noveltyflow.similarity.kernels.postings import PostingLists
+from noveltyflow.similarity.kernels.scoring import count_below
 from noveltyflow.types import Float32Array, Float64Array, Int32Array, Int64Array
 
 SLAB_ROWS = 1 << 14
@@ -131,24 +132,9 @@ def _accumulate(
     for place in range(columns.size):
         weight = np.float64(weights[place])
         first, last = cursors[place], list_indptr[columns[place] + 1]
-        cursors[place] = first + _count_below(list_rows[first:last], end)
+        cursors[place] = first + count_below(list_rows[first:last], end)
         for cursor in range(np.uint64(first), np.uint64(cursors[place])):
             accumulators[np.uint32(list_rows[cursor])] += weight * np.float64(list_weights[cursor])
-
-
-@uncounted
-def _count_below(rows: Int32Array, end: int) -> int:
-    """How many of some ascending rows are below `end`."""
-    if rows.size == 0 or rows[-1] < end:
-        return rows.size
-    low, high = 0, rows.size
-    while low < high:
-        middle = (low + high) // 2
-        if rows[middle] < end:
-            low = middle + 1
-        else:
-            high = middle
-    return low
 
 
 @uncounted

@@ -183,15 +183,24 @@ def _score_by_merging(
 
 @uncounted
 def _find(columns: Int32Array, column: int) -> int:
-    """Place of a column among ascending ones, or -1; numba's `searchsorted` takes time linear in their number."""
-    low, high = 0, columns.size
+    """Place of a column among ascending ones, or -1."""
+    place = count_below(columns, column)
+    return place if place < columns.size and columns[place] == column else -1
+
+
+@uncounted
+def count_below(numbers: Int32Array, end: int) -> int:
+    """How many of some ascending numbers are below `end`; Numba's `searchsorted` takes time linear in all."""
+    if numbers.size == 0 or numbers[-1] < end:
+        return numbers.size
+    low, high = 0, numbers.size
     while low < high:
         middle = (low + high) // 2
-        if columns[middle] < column:
+        if numbers[middle] < end:
             low = middle + 1
         else:
             high = middle
-    return low if low < columns.size and columns[low] == column else -1
+    return low
 
 
 @uncounted

@@ -1,0 +1,71 @@
+"""The dense index must equal the exhaustive answer to the bit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import scipy.sparse as sp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from similarity.hard import (
+    NON_NEGATIVE,
+    Exhaustive,
+    assert_equals_exhaustive,
+    indexed,
+    text_matrix,
+    url_texts,
+)
+
+from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.neighbors import search
+from noveltyflow.similarity.validation import as_unit_rows
+from noveltyflow.testing.matrices import SHAPES, unit_rows
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 1_500),
+    st.sampled_from([64, 1 << 12, 1 << 17]),
+    st.booleans(),
+    st.sampled_from([1, 10, 50]),
+    st.integers(1, 600),
+)
+def test_a_dense_head_does_not_change_the_result(seed, rows, n_features, with_idf, n_neighbors, part_rows):
+    texts = url_texts(np.random.default_rng(seed), rows)
+    X = text_matrix(texts, with_idf=with_idf, ngram_range=(2, 3), n_features=n_features)
+    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0, part_rows=part_rows))
+
+
+@pytest.mark.parametrize("shape", NON_NEGATIVE)
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 100), st.sampled_from([1, 8, 400]))
+def test_a_dense_head_does_not_change_any_shape(shape, seed, rows, columns, n_neighbors):
+    X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
+    assert_equals_exhaustive(X, n_neighbors, indexed(dense_share=-1.0))
+
+
+def test_slabs_are_searched_from_the_nearest_on():
+    """More rows than one slab, with frequent and rare columns."""
+    X = text_matrix(url_texts(np.random.default_rng(3), SLAB_ROWS + 700), with_idf=False, ngram_range=(2, 3))
+    kernel = indexed()
+    prepared = kernel.prepare(X)
+    assert isinstance(prepared.parts[0].index, DenseIndex)
+    rows = np.r_[0:40, SLAB_ROWS - 20 : SLAB_ROWS + 20]
+    best, _ = search(X[rows], X, 10, kernel, exclude_self=False)
+    expected, _ = search(X[rows], X, 10, Exhaustive(), exclude_self=False)
+    np.testing.assert_array_equal(best.indices, expected.indices)
+    np.testing.assert_array_equal(best.similarities, expected.similarities)
+
+
+def test_a_few_long_rows_take_the_dense_index_from_no_other():
+    rng = np.random.default_rng(5)
+    short = text_matrix(url_texts(rng, 500), ngram_range=(2, 3), with_idf=False, n_features=1 << 14)
+    long = np.sort(rng.permutation(1 << 14)[:5_000])
+    outsized = sp.csr_matrix((np.full(5_000, 5_000**-0.5, np.float32), long, [0, 5_000]), (1, 1 << 14))
+    X = as_unit_rows(sp.vstack([short[:200], outsized, short[200:], outsized], "csr"), "X")
+    kernel = indexed(dense_share=0.0)
+    dense, listed = kernel.prepare(X).parts
+    assert isinstance(dense.index, DenseIndex)
+    assert listed.lists.numbers.tolist() == [200, 501]
+    assert_equals_exhaustive(X, 10, kernel, query_rows=190)
