@@ -11,10 +11,10 @@ from llvmlite import ir
 from numba.core import types
 
 
-def is_flat(array: Any, number: Any) -> bool:
-    """Whether a type is that of a contiguous array of one dimension that holds such numbers."""
+def is_flat(array: Any, number: Any = None) -> bool:
+    """Whether a type is that of a contiguous array of one dimension that holds such numbers, or whichever."""
     flat = isinstance(array, types.Array) and array.layout == "C" and array.ndim == 1
-    return bool(flat and array.dtype == number)
+    return bool(flat and number in (None, array.dtype))
 
 
 def spread(builder: Any, number: Any, vector: Any) -> Any:

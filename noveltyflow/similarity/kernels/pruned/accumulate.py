@@ -12,7 +12,9 @@ from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
 
 _LISTS_AHEAD = 8
-"""How many lists before its own turn the first posting of a list is asked for."""
+"""How many lists before its own turn the first postings of a list are asked for."""
+_LINE_POSTINGS = 16
+"""Postings in a line of the cache."""
 
 
 @uncounted
@@ -39,7 +41,9 @@ def walk(
         if level >= 255.0:
             skipped = max(skipped, scratch.reach[step])
             break
-        prefetch(index.postings, scratch.cursor[min(step + _LISTS_AHEAD, known - 1)])
+        soon = scratch.cursor[min(step + _LISTS_AHEAD, known - 1)]
+        prefetch(index.postings, soon)
+        prefetch(index.postings, soon + _LINE_POSTINGS)
         left = index.postings[scratch.cursor[step] : scratch.end[step]]
         if (
             spent and spent + left.size > budget

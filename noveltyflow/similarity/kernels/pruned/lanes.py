@@ -154,10 +154,10 @@ def _sum_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-def _prefetch(_typing: Any, postings: Any, place: Any) -> Any:
-    if not is_flat(postings, types.uint32):
-        raise numba.TypingError("a contiguous array of uint32 is needed")
-    return types.void(postings, types.int64), _ask_for
+def _prefetch(_typing: Any, numbers: Any, place: Any) -> Any:
+    if not is_flat(numbers):
+        raise numba.TypingError("a contiguous array is needed")
+    return types.void(numbers, types.int64), _ask_for
 
 
 def _ask_for(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -182,4 +182,4 @@ add_hits: Any = intrinsic(_add_hits)
 """`add_hits(hits, first, codes, table, weights, bounds)`: for every bit i that is set, add the product of
 table[codes[first + i]] and byte j of weights[first + i] to bounds[j], of which there are eight."""
 prefetch: Any = intrinsic(_prefetch)
-"""`prefetch(postings, place)`: ask for postings[place], which may stand beyond the end, to be in the cache soon."""
+"""`prefetch(numbers, place)`: ask for numbers[place], which may stand beyond the end, to be in the cache soon."""

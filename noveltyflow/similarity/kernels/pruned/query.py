@@ -10,7 +10,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS
+from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
@@ -30,9 +30,11 @@ CHUNK_GROUPS = 128
 """Consecutive groups whose largest sum tells whether any of them is a candidate."""
 _SHORT_ROW = 24
 """Columns of a row up to which they are sorted by comparing."""
+_AHEAD = 32
+"""How many columns before its own turn what the index knows of a column is asked for."""
 _DIGITS = 1 << 11
 """Values of a digit of a rank, at most: three make 33 bits."""
-AT_ONCE = 12
+AT_ONCE = 4
 """Groups settled before the threshold is looked at anew."""
 
 
@@ -131,6 +133,7 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
 def _rank_columns(column_rank: Int32Array, columns: Int32Array, order: Int64Array) -> int:
     known = 0
     for place in range(columns.size):
+        prefetch(column_rank, columns[min(place + _AHEAD, columns.size - 1)])
         rank = column_rank[columns[place]]
         order[known] = (np.int64(rank) << 32) | place
         known += int(rank >= 0)
@@ -168,6 +171,9 @@ def _load_lists(index: GroupIndex, weights: Float32Array, known: int, scratch: S
     """Write what the walk and the bounds need, from the most frequent column to the rarest."""
     squares, products = 0.0, 0.0
     for step in range(known - 1, -1, -1):
+        ahead = scratch.order[max(step - _AHEAD, 0)] >> 32
+        prefetch(index.list_starts, ahead)
+        prefetch(index.largest_weight, ahead)
         rank, place = scratch.order[step] >> 32, scratch.order[step] & 0xFFFFFFFF
         weight = np.float64(weights[place])
         product = weight * np.float64(index.largest_weight[rank])

@@ -40,6 +40,8 @@ _SCORE_COST = 40
 """What the similarity of two short rows takes, in multiply-adds."""
 _TIMES_ALL, _PATIENCE = 2, 3_000_000
 """How many times what computing everything would take, in multiply-adds, and how many more, a search may spend."""
+_ROUNDS = 16
+"""How often the candidates with the largest sums are looked for before all that are left are settled in any order."""
 _WALK_COST = 0.35
 """Multiply-adds that the next walk is expected to add to each of those done; and 200 for going there at all."""
 
@@ -162,7 +164,19 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     if found > AT_ONCE and unwalked(scratch, known) < found * group_places * _GROUP_COST:
         _, skip = walk(index, scratch, 0, known, 0.0, _NO_LIMIT, 0.0)
         found = collect(scratch, threshold(query.similarities[-1], skip))
-    settle_best(index, members, query, found, skip, scratch)
+    _settle_all(index, members, query, found, skip, scratch)
+
+
+@uncounted
+def _settle_all(
+    index: GroupIndex, members: Members, query: Query, found: int, skip: float, scratch: Scratch
+) -> None:
+    """Settle the candidates, those with the largest sums first: they raise the threshold for the others."""
+    for _ in range(_ROUNDS):
+        settle_best(index, members, query, found, skip, scratch)
+        found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
+        if found <= AT_ONCE:
+            break
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
 
 

@@ -8,7 +8,7 @@ from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import threshold
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import (
     MUCH_LONGER,
@@ -25,6 +25,8 @@ SETTLED = np.int32(-(1 << 31))
 """Accumulator of a group whose members are settled; what is added later stays below 2**31 (see `LONGEST_QUERY`)."""
 _HITS_AT_ONCE = 256
 """Products of a 16-bit factor and an 8-bit weight whose sum fits 32 bits, whatever they are."""
+_RECORD_LINES = 8
+"""Lines of the cache, of codes and of weights, that are asked for before the record's own turn."""
 _UNKNOWN = 1 << 62
 
 
@@ -51,7 +53,9 @@ def settle(
     starts, codes, lanes = index.record_starts, index.record_codes, index.record_weights
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
     similarities, own_columns, own_weights = query.similarities, query.columns, query.weights
-    for group in groups:
+    for place in range(groups.size):
+        group, following = groups[place], groups[min(place + 1, groups.size - 1)]
+        _ask_for_record(codes, lanes, starts[following])
         if sums[group] < threshold(similarities[-1], skipped):
             continue
         sums[group] = SETTLED
@@ -73,6 +77,14 @@ def settle(
                 own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
             )
             insert_members(similarity, row, members, query)
+
+
+@uncounted
+def _ask_for_record(codes: AnyArray, weights: AnyArray, start: int) -> None:
+    """Have the beginning of a record in the cache: its most frequent columns, where most hits are."""
+    for line in range(_RECORD_LINES):
+        prefetch(codes, start + 32 * line)
+        prefetch(weights, start + 8 * line)
 
 
 @uncounted
