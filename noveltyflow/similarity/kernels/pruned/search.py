@@ -40,8 +40,10 @@ _SCORE_COST = 40
 """What the similarity of two short rows takes, in multiply-adds."""
 _TIMES_ALL, _PATIENCE = 2, 3_000_000
 """How many times what computing everything would take, in multiply-adds, and how many more, a search may spend."""
-_ROUNDS = 16
-"""How often the candidates with the largest sums are looked for before all that are left are settled in any order."""
+_BEFORE_LONG_LIST = 3
+"""How often the best sums are settled before a list that is longer than the budget, which can then be skipped."""
+_FEW = 128
+"""Candidates among which the largest sums are looked for again and again; more are settled in any order."""
 _WALK_COST = 0.35
 """Multiply-adds that the next walk is expected to add to each of those done; and 200 for going there at all."""
 
@@ -172,11 +174,11 @@ def _settle_all(
     index: GroupIndex, members: Members, query: Query, found: int, skip: float, scratch: Scratch
 ) -> None:
     """Settle the candidates, those with the largest sums first: they raise the threshold for the others."""
-    for _ in range(_ROUNDS):
+    settle_best(index, members, query, found, skip, scratch)
+    found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
+    while AT_ONCE < found <= _FEW:
         settle_best(index, members, query, found, skip, scratch)
         found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
-        if found <= AT_ONCE:
-            break
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
 
 
@@ -200,5 +202,8 @@ def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch
             found = collect(scratch, threshold(half, 0.0))
         else:
             found = collect(scratch, max(1, largest(scratch.accumulators) // 2))
-        settle_best(index, members, query, found, max(0.0, half), scratch)
+        next_list = scratch.end[step] - scratch.cursor[step]
+        for _ in range(_BEFORE_LONG_LIST if next_list > budget else 1):
+            settle_best(index, members, query, found, max(0.0, half), scratch)
+            found = still_possible(scratch, found, threshold(query.similarities[-1], max(0.0, half)))
         budget *= 4
