@@ -6,7 +6,9 @@ from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
+import zarr
 
+from noveltyflow.errors import StoreError
 from noveltyflow.similarity.tiles import Block, split_rows
 from noveltyflow.similarity.topk import NO_NEIGHBOR, TopK
 from noveltyflow.store.run_store import RunStore
@@ -35,7 +37,7 @@ def allocated_block_rows(store: RunStore, n_rows: int) -> int | None:
 def write_rows(store: RunStore, block: Block, columns: dict[str, AnyArray]) -> list[str]:
     """Write the row columns of one block, which is one chunk of each array; the names of its files."""
     for name, values in columns.items():
-        store.array(f"rows/{name}")[block.start : block.stop] = values
+        _cut_by(store, f"rows/{name}", block)[block.start : block.stop] = values
     return _files("rows", columns, f"c/{block.index}")
 
 
@@ -101,9 +103,22 @@ def allocate_neighbors(store: RunStore, n_neighbors: int) -> None:
 
 def write_neighbors(store: RunStore, block: Block, neighbors: TopK) -> list[str]:
     """Write the neighbours of one block; the names of its files."""
-    store.array("neighbors/similarities")[block.start : block.stop] = neighbors.similarities
-    store.array("neighbors/indices")[block.start : block.stop] = neighbors.indices
+    for name in ("similarities", "indices"):
+        array = _cut_by(store, f"neighbors/{name}", block)
+        array[block.start : block.stop] = getattr(neighbors, name)
     return _files("neighbors", ("similarities", "indices"), f"c/{block.index}/0")
+
+
+def _cut_by(store: RunStore, name: str, block: Block) -> zarr.Array[Any]:
+    """An array that has the block as a chunk: a task that outlives its command may meet one that was made anew."""
+    array = store.array(name)
+    start = block.index * array.chunks[0]
+    if (block.start, block.stop) != (start, min(start + array.chunks[0], array.shape[0])):
+        raise StoreError(
+            f"{store.path}: rows {block.start:,}-{block.stop - 1:,} are no chunk of {name}, which has blocks of "
+            f"{array.chunks[0]:,} rows by now; another command made it anew, and this one ends"
+        )
+    return array
 
 
 def _files(group: str, arrays: Iterable[str], chunk: str) -> list[str]:

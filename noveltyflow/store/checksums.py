@@ -24,7 +24,7 @@ CONTENT = {
 }
 """Folders that each stage fills."""
 _LINE = re.compile(r"([0-9a-f]{64})  (.+)")
-_ABSENT, _OUTSIDE = "", "outside"
+ABSENT, _OUTSIDE = "", "outside"
 """Stand for the checksums of what cannot be read, and of what a link that leads out of the run folder stands for."""
 
 Checksums = dict[str, str]
@@ -64,7 +64,7 @@ def _checksum(store: RunStore, name: str) -> str:
         if is_local(store.path):
             path = inside(Path(root), name)
             if not path.is_file():
-                return _ABSENT
+                return ABSENT
             if store.writable:
                 sync(path)
         with fs.open(f"{root}/{name}", "rb") as file:
@@ -72,7 +72,7 @@ def _checksum(store: RunStore, name: str) -> str:
     except StoreError:
         return _OUTSIDE
     except OSError:
-        return _ABSENT
+        return ABSENT
 
 
 def write_manifest(store: RunStore, stage: str, checksums: Mapping[str, str]) -> str:
@@ -111,7 +111,7 @@ def compare(expected: Checksums, found: Iterable[tuple[str, str]]) -> list[Damag
             damages.append(Damage(name, problem, stray=True))
         elif name not in expected:
             damages.append(Damage(name, "was not stored by the run", stray=True))
-        elif now == _ABSENT:
+        elif now == ABSENT:
             damages.append(Damage(name, "is missing or cannot be read"))
         elif now != expected[name]:
             damages.append(Damage(name, "differs from its checksum"))

@@ -17,6 +17,7 @@ import numpy as np
 import zarr
 from zarr.codecs import ZstdCodec
 from zarr.core.array_spec import ArrayConfigParams
+from zarr.storage import MemoryStore
 
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
@@ -247,21 +248,34 @@ class RunStore:
     ) -> None:
         """Make an array whose chunks hold whole row blocks, so that no two tasks write one chunk.
 
-        One that is there already, of the same shape and chunks, stays as it is.
+        One that is there already, with the same description, stays as it is.
         """
-        chunks = (chunk_rows, *(max(1, length) for length in shape[1:]))
-        before = self.allocated(name)
-        if before is not None and (before.shape, before.chunks) == (shape, chunks):
-            return
-        self.root.create_array(
+        wanted: dict[str, Any] = {}
+        zarr.open_group(MemoryStore(wanted), mode="w", zarr_format=3).create_array(
             name,
             shape=shape,
-            chunks=chunks,
+            chunks=(chunk_rows, *(max(1, length) for length in shape[1:])),
             dtype=dtype,
             fill_value=fill,
             compressors=compressor(),
-            overwrite=True,
         )
+        description = f"{name}/{_HEAD}"
+        if Scratch(self.path).read(description) != wanted[description].to_bytes():
+            Scratch(self.path).remove(name)
+        self._describe(wanted)
+
+    def make_group(self, name: str) -> None:
+        """Make a group, or mend its description; what is in it stays."""
+        wanted: dict[str, Any] = {}
+        zarr.open_group(MemoryStore(wanted), mode="w", zarr_format=3).create_group(name)
+        self._describe(wanted)
+
+    def _describe(self, wanted: Mapping[str, Any]) -> None:
+        """Write descriptions, but the run's own, where others are: Zarr would keep what is left of damaged ones."""
+        files = Scratch(self.path)
+        for file, content in wanted.items():
+            if file != _HEAD and files.read(file) != content.to_bytes():
+                files.write(file, content.to_bytes())
 
     def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:
         """Store a small or per-block array whole, in one chunk."""

@@ -123,7 +123,8 @@ class Scratch:
         target, at = self._target(name), _OFFSET_BYTES * number
         head = bytes(self._fs.cat_file(target, start=at, end=at + 2 * _OFFSET_BYTES))
         start, end = (int.from_bytes(half, "little") for half in (head[:_OFFSET_BYTES], head[_OFFSET_BYTES:]))
-        if start == end and len(head) == 2 * _OFFSET_BYTES:
+        # Where a file was overwritten with zeros, they are no ends.
+        if start == end >= 2 * _OFFSET_BYTES == len(head):
             return None
         data = self._fs.cat_file(target, start=start, end=end) if start < end else b""
         return self._unpacked(name, pa.py_buffer(data))

@@ -18,6 +18,8 @@ Url: TypeAlias = Any
 Folding: TypeAlias = Callable[[Url], bool]
 """Changes a parsed URL, and tells whether the change needs a check."""
 
+_LONGEST_KEPT = 260
+"""Characters of a host and port whose key is remembered: a name has 253 at most, a parser lets pass any number."""
 _C0_AND_SPACE = "".join(map(chr, range(0x21)))
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:")
 _HOST_AND_PORT = re.compile(r"([A-Za-z][A-Za-z0-9+.-]*):[0-9]{1,5}(?:[/?#\\]|$)")
@@ -135,7 +137,6 @@ def with_scheme(text: str) -> str:
     return f"http://{text}" if slashes == 0 else "http://"
 
 
-@lru_cache(maxsize=1 << 16)
 def surt_host(host: str) -> str:
     """Host part of a SURT key (sort-friendly URI reordering transform).
 
@@ -154,6 +155,11 @@ def surt_host(host: str) -> str:
     str
         Empty when the host has no label.
     """
+    return _reversed_host(host) if len(host) <= _LONGEST_KEPT else _reversed_host.__wrapped__(host)
+
+
+@lru_cache(maxsize=1 << 12)
+def _reversed_host(host: str) -> str:
     if host.startswith("["):
         return host
     name, colon, port = host.partition(":")

@@ -18,7 +18,6 @@ from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages import read
 from noveltyflow.runtime.stages import urls as stage
-from noveltyflow.store import RunStore
 
 SETTINGS = ScoringSettings(
     features=FeatureSettings(n_features=512), neighbors=NeighborSettings(n_neighbors=3)
@@ -138,16 +137,17 @@ def test_blocks_keep_their_size_unless_another_one_is_asked_for(
     assert same_bytes(out, whole[0])
 
 
-def test_a_note_of_other_settings_vouches_for_nothing(
-    few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("name", ["canonical", "sort"])
+def test_pieces_that_were_cut_by_other_borders_are_done_again(
+    name: str, few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out, again = tmp_path / "run.zarr", Interrupted()
     with monkeypatch.context() as other:
-        other.setattr("noveltyflow.runtime.pipeline.SCHEMA_VERSION", -1)
-        interrupt(few, out, "hash", 2)
-    RunStore(str(out), writable=True).unmark("urls")
+        other.setattr(stage, "_RANGE_RECORDS", 40)
+        interrupt(few, out, name, 3)
     compute(few, out, again)
-    assert again.counts["hash"] == whole[1]["hash"]
+    assert again.counts["canonical"] == whole[1]["canonical"]
+    assert again.counts["sort"] == whole[1]["sort"]
     assert same_bytes(out, whole[0])
 
 

@@ -70,6 +70,15 @@ def test_a_damaged_part_is_named(at: int, tmp_path: Path) -> None:
             scratch.read_part("p", 0)
 
 
+def test_zeros_are_no_part_without_rows(tmp_path: Path) -> None:
+    scratch = Scratch(str(tmp_path))
+    scratch.write_parts("p", [pa.table({"n": [1, 2, 3]}), pa.table({"n": []})])
+    (tmp_path / "p").write_bytes(bytes((tmp_path / "p").stat().st_size))
+    for number in range(2):
+        with pytest.raises(DamageError, match=f"{tmp_path}/p is damaged; remove"):
+            scratch.read_part("p", number)
+
+
 def test_remove_takes_everything_and_may_be_repeated(tmp_path: Path) -> None:
     scratch = Scratch(str(tmp_path / "s"))
     scratch.write("a/b", b"x")

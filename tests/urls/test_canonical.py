@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from noveltyflow.config import UrlSettings
 from noveltyflow.testing.strategies import hostile_texts, hosts, urls
-from noveltyflow.urls.canonical import canonicalize, surt_host
+from noveltyflow.urls.canonical import _reversed_host, canonicalize, surt_host
 from noveltyflow.urls.query import TRACKING_PARAMETERS, rewrite_query
 
 DEFAULT = UrlSettings()
@@ -143,6 +143,13 @@ def test_tracking_parameters_are_compared_in_lower_case():
 )
 def test_surt_host(host, expected):
     assert surt_host(host) == expected
+
+
+def test_hosts_that_no_name_can_have_are_not_remembered():
+    before = _reversed_host.cache_info().currsize
+    assert surt_host("a." * 200 + "b") == "b" + ",a" * 200
+    assert _reversed_host.cache_info().currsize == before
+    assert _reversed_host.cache_info().maxsize <= 1 << 12
 
 
 def test_the_surt_keeps_the_case_of_path_and_query():

@@ -50,6 +50,7 @@ def hash_blocks(
     n_rows = sum(block.n_rows for block in blocks)
     reporter.start("hash", n_rows, "rows")
     nonzeros = 0
+    store.make_group("features")
     tasks = {key_of(block): (store, block, settings) for block in blocks}
     for _, (rows, nnz) in resumed(store, "features", fingerprint, executor, "hash", hash_rows, tasks):
         nonzeros += nnz

@@ -31,7 +31,9 @@ from noveltyflow.urls.shards import Shard
 Piece = tuple[str, int, list[int]]
 """Name of a piece, number of its partition's first shard, and each of these shards' first global ordinal."""
 BORDERS = "borders.json"
-"""Name in scratch space of the SURT keys with which all ranges but the first begin."""
+"""Name in scratch space of the keys, see `_key`, with which all ranges but the first begin."""
+_RECORD_BYTES = 25
+"""What a row takes beside its key, in bytes of keys, wherever rows are in memory."""
 _NO_ROWS = pa.table({"surt": [], "url": [], "count": [], "first_seen": []}).cast(
     pa.schema({"surt": "large_string", "url": "large_string", "count": "int64", "first_seen": "int64"})
 )
@@ -48,10 +50,14 @@ def canonical(
     """
     scratch = store.scratch
     table = _distinct(scratch, pieces, settings, with_time)
-    surts = table["surt"]
+    surts, urls = table["surt"], table["url"]
     inner = json.loads(scratch.read(BORDERS) or b"[]")
-    cuts = [bisect_left(range(len(surts)), border, key=lambda row: surts[row].as_py()) for border in inner]
-    cuts = [0, *cuts, len(surts)]
+
+    def key(row: int) -> str:
+        return _key(surts[row].as_py(), urls[row].as_py())
+
+    cuts = [bisect_left(range(table.num_rows), border, key=key) for border in inner]
+    cuts = [0, *cuts, table.num_rows]
     name = f"canonical/{number:06d}"
     scratch.write_parts(name, [table[lo:hi] for lo, hi in pairwise(cuts)])
     rejects = (f"rejects/{piece}-canonical" for piece, _, _ in pieces)
@@ -119,10 +125,23 @@ def _total(table: pa.Table) -> int:
 
 
 def borders(samples: Sequence[str], settings: UrlSettings, n_ranges: int) -> list[str]:
-    """Borders between about `n_ranges` ranges of SURT order that hold about as many records each."""
-    surts = sorted(surt for surt in canonicalize(samples, settings).surts if surt is not None)
-    inner = {surts[len(surts) * i // n_ranges] for i in range(1, n_ranges)} if surts else set()
-    return sorted(inner - {""})
+    """Borders between at most `n_ranges` ranges of SURT order that take about as much memory each.
+
+    URLs that share a SURT, as those of users of one host do, are parted like any others.
+    """
+    batch = canonicalize(samples, settings)
+    urls = zip(batch.surts, batch.urls, strict=True)
+    keys = sorted(_key(surt, url) for surt, url in urls if surt is not None and url is not None)
+    if not keys:
+        return []
+    ends = np.cumsum([len(key) + _RECORD_BYTES for key in keys])
+    places = np.searchsorted(ends, ends[-1] * np.arange(1, n_ranges) // n_ranges, side="right")
+    return sorted({keys[place] for place in places})
+
+
+def _key(surt: str, url: str) -> str:
+    """What is in the order of rows: no character of either sorts before the line feed."""
+    return f"{surt}\n{url}"
 
 
 def sort(store: RunStore, number: int, n_groups: int) -> Stored:

@@ -10,6 +10,7 @@ from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.stages.notes import noted_checksums, noted_keys
 from noveltyflow.store import RunStore
 from noveltyflow.store.checksums import (
+    ABSENT,
     Damage,
     checksum,
     compare,
@@ -31,7 +32,9 @@ def finish(store: RunStore, stage: str, fingerprint: str, executor: Executor, **
         When something cannot be read back.
     """
     checksums = dict(_noted(store, stage, executor))
-    rest = [name for name in stage_files(store, stage) if name not in checksums]
+    listed = stage_files(store, stage)
+    checksums |= dict.fromkeys(checksums.keys() - set(listed), ABSENT)
+    rest = [name for name in listed if name not in checksums]
     checksums.update(_checksums(store, rest, executor))
     if unreadable := compare(checksums, checksums.items()):
         raise DamageError(f"{store.path}/{unreadable[0]}; mend that, and give the same command again")
