@@ -43,7 +43,10 @@ DONE_BEFORE = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "kill"),
-    [(moment, kill_client if moment == "shuffled" else kill_group) for moment in MOMENTS],
+    [
+        *((moment, kill_group) for moment in MOMENTS if moment != "shuffled"),
+        *((moment, kill_client) for moment in ("reading", "shuffled", "idf", "tiles")),
+    ],
 )
 def test_killed_run_continues(
     moment: str,
