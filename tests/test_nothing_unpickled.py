@@ -1,12 +1,21 @@
-"""Nothing that a run or an input holds is ever unpickled: no call in the package could do it."""
+"""Nothing that a run or an input holds is ever unpickled: no call in the package could do it, nor one of Zarr's."""
 
 from __future__ import annotations
 
 import ast
+import json
+import pickle
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
+import numcodecs.pickles
+import numpy as np
 import pytest
+import zarr
 from helpers import ROOT
+
+from noveltyflow.store import RunStore
 
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "cloudpickle", "dill", "joblib", "shelve", "marshal"}
 LOADERS = {"read_pickle", "unpickle", "eval", "exec", "unsafe_load", "full_load"}
@@ -56,3 +65,33 @@ def test_no_call_unpickles() -> None:
 )
 def test_offences_are_seen(code: str) -> None:
     assert list(offences(ast.parse(code)))
+
+
+class Payload:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self._file,)
+
+
+def test_arrays_of_format_2_hidden_in_the_head_of_a_run_are_not_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Format 2 has a filter that unpickles; the head can describe such arrays, as consolidated metadata."""
+    monkeypatch.setattr(numcodecs.pickles, "ALLOW_UNSAFE_PICKLE_DECODE", True, raising=False)
+    store, made = RunStore.create(str(tmp_path / "run.zarr"), {}), tmp_path / "made"
+    store.put("x", np.arange(3))
+    hidden = {"zarr_format": 2, "shape": [3], "chunks": [3], "dtype": "|O", "fill_value": "", "order": "C"}
+    hidden |= {"compressor": None, "filters": [{"id": "vlen-utf8"}, {"id": "pickle", "protocol": 5}]}
+    head = tmp_path / "run.zarr" / "zarr.json"
+    consolidated = {"kind": "inline", "must_understand": False, "metadata": {"x": hidden}}
+    head.write_text(json.dumps(json.loads(head.read_text()) | {"consolidated_metadata": consolidated}))
+    (tmp_path / "run.zarr" / "x" / "0").write_bytes(pickle.dumps(Payload(made)))
+    assert RunStore(store.path).read("x").tolist() == [0, 1, 2]
+    assert not made.exists()
+    with pytest.raises(TypeError):
+        zarr.open_consolidated(store.path, mode="r", zarr_format=3)["x"][...]  # type: ignore[index]
+    assert made.exists(), "the payload is none"

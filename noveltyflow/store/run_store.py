@@ -116,7 +116,10 @@ class RunStore:
         """The Zarr group, opened once for each process."""
         try:
             files = open_files(self.path, writable=self.writable)
-            group = zarr.open_group(files, mode="r+" if self.writable else "r", zarr_format=3)
+            # Consolidated metadata, which no run has, could bring arrays of format 2, whose filters may unpickle.
+            group = zarr.open_group(
+                files, mode="r+" if self.writable else "r", zarr_format=3, use_consolidated=False
+            )
         except json.JSONDecodeError as error:
             raise _damaged_head(self.path) from error
         except (FileNotFoundError, ValueError) as error:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import fsspec
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import PARTIAL, inside, retried, write_durably
+from noveltyflow.store.durable import PARTIAL, inside, naming, retried, write_durably
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -52,12 +52,16 @@ class Scratch:
         return str(inside(Path(self._root), name)) if self._is_local else f"{self._root}/{name}"
 
     def write(self, name: str, data: bytes | memoryview) -> None:
-        """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too."""
+        """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too.
+
+        A failure that may pass is waited out, see `durable.retried`; an error that stays names the file.
+        """
         target = self._target(name)
-        if not self._is_local:
-            self._fs.pipe_file(target, bytes(data))
-            return
-        retried(lambda: write_durably(Path(target), data))
+        with naming(target):
+            if self._is_local:
+                retried(lambda: write_durably(Path(target), data))
+            else:
+                retried(lambda: self._fs.pipe_file(target, bytes(data)))
 
     def read(self, name: str) -> bytes | None:
         """Content of one file, or None where there is none."""

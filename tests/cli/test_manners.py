@@ -82,6 +82,7 @@ HOSTILE = [
     "=cmd|' /C calc'!A0",
     "http://d.example/%1b%5b2J",
     "\x9b31m",
+    "mailto:<img/src=x/onerror=alert(1)>",
 ]
 
 
@@ -98,7 +99,8 @@ def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_
     run = noveltyflow.open_run(str(out))
     rejects = run.rejects().compute()
     assert len(rejects) + run.info()["urls"] == len(HOSTILE) + 1
-    said = [made.stderr, run.top(10)._repr_html_(), rejects._repr_html_()]
+    shown = [run.top(10)._repr_html_(), rejects._repr_html_()]
+    said = [made.stderr, *shown]
     asked = product(("top", "rejects"), ("table", "csv", "jsonl"))
     said += [cli(command, out, "--format", form).stdout for command, form in asked]
     said += [cli("export", out, tmp_path / "\x1b[2J.csv").stderr]
@@ -108,6 +110,8 @@ def test_hostile_urls_stay_inert_on_every_way_out(cli: Cli, scheduler: str, tmp_
         assert all(character.isprintable() or character in "\n\r" for character in text)
         assert "<script>" not in text
         assert not any(line.startswith(("=", "+", "-", "@")) for line in text.splitlines())
+    assert not any("<img" in text for text in shown)
+    assert "&lt;img/src" in shown[1]
 
 
 @pytest.mark.parametrize("in_terminal", [True, False])

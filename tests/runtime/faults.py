@@ -72,8 +72,9 @@ def kill_group(process: subprocess.Popen[bytes]) -> None:
 
 
 def kill_client(process: subprocess.Popen[bytes]) -> None:
-    process.kill()
-    process.communicate()
+    """Kill the command alone, and do not wait until its workers have noticed."""
+    with process:
+        process.kill()
 
 
 def workers_of(process: subprocess.Popen[bytes]) -> list[psutil.Process]:

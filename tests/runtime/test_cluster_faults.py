@@ -41,6 +41,7 @@ def test_worker_that_ran_out_of_memory_is_replaced(urls: Path, undisturbed: Path
         when("tiles", out, process)
         before = pids(client)
         client.run(fill_memory, workers=[next(iter(before))], on_error="ignore")
+        assert process.poll() is None, "the run ended before the worker did"
         stderr = process.communicate(timeout=240)[1]
         assert process.returncode == 0, stderr.decode()
         client.wait_for_workers(2, timeout=60)

@@ -103,11 +103,18 @@ def test_no_tiles_are_handed_out_while_the_disk_is_nearly_full(
 
 
 @pytest.mark.parametrize("name", ["novelty.csv", "novelty.parquet", "graph.npz"])
-def test_full_disk_while_exporting(name: str, disk: Path, cli: Cli, undisturbed: Path) -> None:
-    fill(disk)
-    done = cli("export", undisturbed, disk / name)
-    assert done.returncode == 1, done.stderr
-    assert f"No space left on device: '{disk / name}" in done.stderr
-    assert list(disk.iterdir()) == []
+def test_disk_that_fills_up_while_exporting(
+    name: str, disk: Path, cli: Cli, undisturbed: Path, tmp_path: Path
+) -> None:
+    """With room for half of the file, and then for none of it."""
+    elsewhere = tmp_path / name
+    assert cli("export", undisturbed, elsewhere).returncode == 0
+    for take_space in (lambda: resize(disk, elsewhere.stat().st_size // 2), lambda: fill(disk)):
+        take_space()
+        done = cli("export", undisturbed, disk / name)
+        assert done.returncode == 1, done.stderr
+        assert f"No space left on device: '{disk / name}" in done.stderr
+        assert list(disk.iterdir()) == []
     resize(disk, LARGE)
     assert cli("export", undisturbed, disk / name).returncode == 0
+    assert (disk / name).read_bytes() == elsewhere.read_bytes()

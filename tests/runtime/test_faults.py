@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from helpers import Cli
 from runtime.faults import (
@@ -42,7 +43,10 @@ DONE_BEFORE = {
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "kill"),
-    [(moment, kill_client if moment == "shuffled" else kill_group) for moment in MOMENTS],
+    [
+        *((moment, kill_group) for moment in MOMENTS if moment != "shuffled"),
+        *((moment, kill_client) for moment in ("reading", "shuffled", "idf", "tiles")),
+    ],
 )
 def test_killed_run_continues(
     moment: str,
@@ -74,15 +78,26 @@ def test_killed_run_continues(
 
 @pytest.mark.slow
 def test_killed_workers_are_replaced(urls: Path, undisturbed: Path, tmp_path: Path) -> None:
-    """Each worker in turn, again and again."""
+    """Each worker in turn, again and again: always the one that has lived longest."""
     out = tmp_path / "run.zarr"
     process = start(urls, out)
-    for turn, moment in enumerate(["rows", "features", "idf", "tiles", "tiles", "merging"]):
+    killed: list[psutil.Process] = []
+
+    def alive() -> list[psutil.Process]:
+        return [worker for worker in workers_of(process) if worker not in killed]
+
+    when("rows", out, process)
+    first = alive()
+    for moment in ("rows", "features", "idf", "tiles", "tiles", "merging"):
         when(moment, out, process)
-        for worker in workers_of(process)[turn % 2 :][:1]:
-            worker.kill()
+        until(lambda: len(alive()) == 2, process)
+        killed.append(min(alive(), key=psutil.Process.create_time))
+        killed[-1].kill()
     stderr = process.communicate(timeout=240)[1]
     assert process.returncode == 0, stderr.decode()
+    assert len({worker.pid for worker in killed}) == 6
+    assert len(first) == 2
+    assert set(first) <= set(killed)
     assert same_bytes(out, undisturbed)
 
 

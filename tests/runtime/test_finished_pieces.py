@@ -110,6 +110,20 @@ def test_damaged_pieces_and_notes_are_as_good_as_none(
     assert same_bytes(out, whole[0])
 
 
+@pytest.mark.parametrize(("name", "array"), [("rows", "rows/url"), ("merge", "neighbors/indices")])
+def test_a_damaged_description_of_an_array_costs_its_pieces_and_no_more(
+    name: str, array: str, few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path
+) -> None:
+    """No note vouches for any of them: each names the description too."""
+    out, again = tmp_path / "run.zarr", Interrupted()
+    interrupt(few, out, name, 4)
+    cut(out / array / "zarr.json")
+    compute(few, out, again)
+    assert again.counts[name] == whole[1][name]
+    assert again.counts["canonical"] == 0
+    assert same_bytes(out, whole[0])
+
+
 @pytest.mark.parametrize("name", ["pieces/000000-000002", "rejects/000000-000002-read"])
 def test_a_damaged_piece_of_what_was_read_is_named_and_can_be_removed(
     name: str, few: Path, whole: tuple[Path, Counter[str]], tmp_path: Path

@@ -7,9 +7,13 @@ import filecmp
 import os
 import stat
 from collections.abc import Collection, Iterator
+from itertools import count
 from pathlib import Path
+from typing import Any, ClassVar
 
+import fsspec
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from helpers import some_urls
 from zarr.storage import LocalStore
 
@@ -81,6 +85,24 @@ class Disk:
             os.close(descriptor)
 
 
+class Unsteady(MemoryFileSystem):
+    """A store behind an address; every third write to it fails."""
+
+    protocol = "unsteady"
+    store: ClassVar[dict[str, Any]] = {}
+    pseudo_dirs: ClassVar[list[str]] = [""]
+    writes: ClassVar = count(1)
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.removeprefix("unsteady://")))
+
+    def pipe_file(self, path: str, value: bytes, **more: Any) -> None:
+        if next(self.writes) % 3 == 0:
+            raise OSError(errno.EIO, "Input/output error")
+        super().pipe_file(path, value, **more)
+
+
 @pytest.fixture
 def disk(monkeypatch: pytest.MonkeyPatch) -> Iterator[Disk]:
     disk = Disk(monkeypatch)
@@ -102,7 +124,7 @@ def undisturbed(urls: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def compute(urls: Path, out: Path) -> None:
+def compute(urls: Path, out: Path | str) -> None:
     plan = plan_run([str(urls)], str(out), SETTINGS)
     execute(plan, SerialExecutor(task_seconds=0), Silent(), block_rows=30, backend="cpu")
 
@@ -212,6 +234,33 @@ def test_store_that_fails_every_third_write_is_tried_again(
     compute(urls, tmp_path / "run.zarr")
     assert calls > 60
     assert_same_bytes(tmp_path / "run.zarr", undisturbed)
+
+
+def test_address_that_fails_every_third_write_is_tried_again(
+    urls: Path, undisturbed: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "_FIRST_PAUSE_SECONDS", 0.001)
+    fsspec.register_implementation("unsteady", Unsteady, clobber=True)
+    compute(urls, "unsteady://run.zarr")
+    assert next(Unsteady.writes) > 60
+    fsspec.filesystem("unsteady").get("run.zarr", str(tmp_path / "run.zarr"), recursive=True)
+    assert_same_bytes(tmp_path / "run.zarr", undisturbed)
+
+
+def test_writing_to_a_broken_address_ends_after_growing_pauses_and_names_the_file(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    slept: list[float] = []
+    monkeypatch.setattr(durable.time, "sleep", slept.append)
+
+    def broken(self: MemoryFileSystem, path: str, value: bytes) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(MemoryFileSystem, "pipe_file", broken)
+    with pytest.raises(OSError, match=r"Input/output error: '/run\.zarr/notes/a'"):
+        Scratch("memory://run.zarr").write("notes/a", b"")
+    assert slept == sorted(set(slept))
+    assert len(slept) == 5
 
 
 def test_pauses_grow_and_end(monkeypatch: pytest.MonkeyPatch) -> None:
