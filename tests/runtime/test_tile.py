@@ -1,4 +1,4 @@
-"""What a task of tiles does beside computing."""
+"""What a task of tiles does beside computing, and what it does under pressure."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ import pytest
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.handout import Assignment
+from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.spans import SpanSize
@@ -134,3 +135,30 @@ def test_what_goes_wrong_beside_computing_ends_the_task(
     monkeypatch.setattr(tile, what, fail_at_last)
     with pytest.raises(OSError, match="no such luck"):
         computed(job)
+
+
+def load(rss: int = 0, spilled: int = 5, *, paused: bool = False) -> Load:
+    return Load(rss, 1 << 40, 1, paused, host_free=1 << 40, spilled=spilled)
+
+
+@pytest.mark.parametrize(
+    ("then", "strips", "blocks"),
+    [(load(), STRIPS, 8), (load(paused=True), 1, 3), (load(rss=1 << 40), 1, 3), (load(spilled=6), 1, 3)],
+    ids=["none", "paused", "full", "spilled"],
+)
+def test_under_pressure_a_task_ends_early_and_the_next_span_is_half_as_large(
+    then: Load, strips: int, blocks: int, job: TileJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads = [load()]
+    compute = CpuKernel.compute
+
+    def search(*args: Any, **options: Any) -> Any:
+        loads.append(then)
+        return compute(*args, **options)
+
+    monkeypatch.setattr(CpuKernel, "compute", search)
+    monkeypatch.setattr(tile, "measured", lambda: loads[-1])
+    report = computed(job)
+    assert len(report.progress) == strips
+    assert report.tiles == strips * STRIPS
+    assert report.size.blocks == blocks
