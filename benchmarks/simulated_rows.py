@@ -6,7 +6,8 @@
 A list of so many rows makes rows / block-rows blocks, and that number squared of tiles. Here every block is a single
 URL, so that the blocks, tiles, checkpoints and tasks are those of the long list while the kernels are empty. With
 `--task-seconds 0` a task ends after its first tile, which is the most that a scheduler can be asked for. The
-scheduler runs in this process, the command in one of its own. Prints one line of a Markdown table.
+scheduler runs in this process, the command in one of its own. Prints one line of a Markdown table. Exit status 1, and
+standard error says why, if scheduler or client held 500 MiB, or the scheduler had more than 100,000 tasks.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,8 @@ from distributed import Client, LocalCluster, SchedulerPlugin
 from noveltyflow.config import ClusterSettings
 from noveltyflow.runtime.cluster import DASK_CONFIG, local_cluster_options
 
+MOST_BYTES = 500 << 20
+MOST_TASKS = 100_000
 HEAD = (
     "| rows | blocks | tiles | tasks (tile) | seconds | scheduler, ms a task | scheduler, MiB | client, MiB |\n"
     "|---|---|---|---|---|---|---|---|"
@@ -77,7 +80,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
         f"| {1000 * spent / max(tasks, 1):.2f} | {own >> 20} | {client >> 20} |"
     )
     print(json.dumps(counting.ended), file=sys.stderr)
-    return code
+    broken = list(_broken(tasks, scheduler=own, client=client))
+    for promise in broken:
+        print(promise, file=sys.stderr)
+    return code or int(bool(broken))
+
+
+def _broken(tasks: int, **held: int) -> Iterator[str]:
+    """Promises that were not kept; `held` are the bytes of processes by their names."""
+    for name, n_bytes in held.items():
+        if n_bytes >= MOST_BYTES:
+            yield f"the {name} held {n_bytes >> 20} MiB, not less than {MOST_BYTES >> 20}"
+    if tasks > MOST_TASKS:
+        yield f"the scheduler had {tasks:,} tasks, more than {MOST_TASKS:,}"
 
 
 def command_over(folder: Path, blocks: int, address: str, task_seconds: float) -> list[str]:

@@ -8,8 +8,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import memory
 import pytest
+import simulated_rows
 from helpers import ROOT, some_urls
 
 
@@ -100,10 +103,63 @@ def test_a_whole_run_equals_the_plain_loop(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_memory_shows_every_process_against_what_it_may_have(folder: Path) -> None:
-    done = run("memory.py", "--memory-limit", "1GiB", data=folder)
+    done = run("memory.py", folder / "gov_1m.txt.gz", "--memory-limit", "1GiB", data=folder)
     assert done.returncode == 0, done.stderr
     table = cells_of(done.stdout)
     assert set(table) == {"process", "client and scheduler", "worker 0", "worker 1"}
     for name in ("worker 0", "worker 1"):
         assert 100 < number(table[name][1]) < number(table[name][2]) == 1024
     assert 100 < number(table["client and scheduler"][1]) < 500
+
+
+@pytest.mark.parametrize(
+    ("client", "worker", "busy", "arguments", "said"),
+    [
+        (499, 560, 0.9, [], ""),
+        (500, 560, 0.9, [], "client and scheduler held 500 MiB, not less than 500"),
+        (499, 561, 0.9, [], "a worker held 561 MiB, more than 80% of its limit"),
+        (499, 560, 0.9, ["--workers", "3"], "there were 2 workers in place of 3"),
+        (499, 560, 0.894, [], "kernels were busy 89.4% of the time, not 90%"),
+        (499, 560, 0.894, ["short.txt"], ""),
+    ],
+)
+def test_memory_fails_where_a_promise_is_not_kept(
+    client: int,
+    worker: int,
+    busy: float,
+    arguments: list[str],
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    facts = {"rows": 9, "block_rows": 9, "kernel_share": busy}
+    monkeypatch.setattr(memory, "_watched", lambda command: (0, client << 20, [worker << 20] * 2, 0))
+    monkeypatch.setattr(memory, "open_run", lambda path: SimpleNamespace(info=lambda: facts))
+    monkeypatch.setattr(memory, "describe_machine", lambda: "this machine")
+    monkeypatch.setattr("sys.argv", ["memory.py", *arguments])
+    assert memory.main() == int(bool(said))
+    shown = capsys.readouterr().err
+    assert shown.startswith(said)
+    assert bool(shown) == bool(said)
+
+
+@pytest.mark.slow
+def test_simulated_rows_show_what_scheduler_and_client_hold(folder: Path) -> None:
+    done = run("simulated_rows.py", "--rows", 3, "--block-rows", 1, data=folder)
+    assert done.returncode == 0, done.stderr
+    cells = cells_of(done.stdout)["3"]
+    assert [number(cell) for cell in cells[1:3]] == [3, 9]
+    assert 100 < number(cells[6]) < 500
+    assert 100 < number(cells[7]) < 500
+
+
+def test_simulated_rows_fail_where_a_promise_is_not_kept() -> None:
+    def broken(tasks: int, scheduler: int, client: int) -> list[str]:
+        return list(simulated_rows._broken(tasks, scheduler=scheduler << 20, client=client << 20))
+
+    assert broken(100_000, 499, 499) == []
+    assert broken(100_001, 500, 501) == [
+        "the scheduler held 500 MiB, not less than 500",
+        "the client held 501 MiB, not less than 500",
+        "the scheduler had 100,001 tasks, more than 100,000",
+    ]

@@ -25,9 +25,9 @@ from distributed import Client, LocalCluster
 import noveltyflow.runtime.clock  # noqa: F401 - for the client, which loads no preloads
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
-from noveltyflow.runtime.disk import DISK_RESERVE, METRIC
+from noveltyflow.runtime.disk import DISK_RESERVE, HOST_METRIC, METRIC
 from noveltyflow.runtime.forecast import Capacity
-from noveltyflow.runtime.plan import USABLE_SHARE, mebibytes, require_worker_memory
+from noveltyflow.runtime.plan import TASK_BYTES, USABLE_SHARE, mebibytes, require_worker_memory
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
@@ -117,7 +117,8 @@ class Seat:
     slots : int
         Tasks that it computes at once.
     lacks : Lack, optional
-        What it has too little of for another task: it is paused or near its memory limit, or a disk is nearly full.
+        What it has too little of for another task: it is paused or near its memory limit, its host has next to no
+        memory left, or a disk is nearly full.
     """
 
     worker: str
@@ -148,6 +149,10 @@ def _lack_of(worker: Mapping[str, Any]) -> Lack | None:
     if worker["status"] != "running" or held > allowed:
         what = f"memory, it is {worker['status']}, and holds {mebibytes(held)} of {mebibytes(limit)}"
         return Lack(what, "raise --memory-limit")
+    host = metrics.get(HOST_METRIC, TASK_BYTES)
+    if host < TASK_BYTES:
+        what = f"memory of its host, which has {mebibytes(host)} left of the {mebibytes(TASK_BYTES)} it must have"
+        return Lack(what, "end other processes there, or start fewer workers")
     folder, free = metrics.get(METRIC) or ("", DISK_RESERVE)
     if free < DISK_RESERVE:
         what = f"disk, {folder} has {mebibytes(free)} left of the {mebibytes(DISK_RESERVE)} it must have"

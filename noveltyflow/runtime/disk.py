@@ -1,4 +1,4 @@
-"""What the disks of a worker have left: told with every heartbeat, so that who has no room gets no task."""
+"""What the disks and the host of a worker have left, told with every heartbeat: who has no room gets no task."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import psutil
 from distributed import WorkerPlugin
 
 from noveltyflow.store.files import is_local
@@ -16,10 +17,12 @@ DISK_RESERVE = 16 << 20
 """Bytes that must be left where a worker spills and where the run is; checkpoints that are being written go there."""
 METRIC = "noveltyflow_disk"
 """Among a worker's metrics: its fullest folder, and the bytes that are left there."""
+HOST_METRIC = "noveltyflow_host"
+"""Among a worker's metrics: bytes of memory that its host can still give to any process."""
 
 
-class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed for mypy
-    """Has every worker, also those that come later, tell what is left where it spills, and in the run folder.
+class RoomWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed for mypy
+    """Has every worker, also a later one, tell what is left where it spills, in the run folder and in its host.
 
     The next run on the same cluster puts its own in this one's place.
 
@@ -29,7 +32,7 @@ class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed 
         Path or address of the run folder.
     """
 
-    name = "noveltyflow-disk"
+    name = "noveltyflow-room"
 
     def __init__(self, run: str) -> None:
         self._folders = [run] if is_local(run) else []
@@ -37,10 +40,12 @@ class DiskWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed 
     def setup(self, worker: Any) -> None:
         """See `WorkerPlugin.setup`."""
         worker.metrics[METRIC] = lambda _: fullest([worker.local_directory, *self._folders])
+        worker.metrics[HOST_METRIC] = lambda _: psutil.virtual_memory().available
 
     def teardown(self, worker: Any) -> None:
         """See `WorkerPlugin.teardown`."""
-        worker.metrics.pop(METRIC, None)
+        for metric in (METRIC, HOST_METRIC):
+            worker.metrics.pop(metric, None)
 
 
 def room_for(run: str) -> int | None:

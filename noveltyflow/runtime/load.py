@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import psutil
 
@@ -34,6 +35,8 @@ class Load:
         Whether Dask gives it no tasks until it holds less.
     host_free : int
         What the host can still give to any process.
+    spilled : int
+        What Dask has put on the disk of the results of other tasks.
     """
 
     rss: int
@@ -41,11 +44,20 @@ class Load:
     threads: int
     paused: bool
     host_free: int
+    spilled: int = 0
 
     @property
     def pressed(self) -> bool:
         """Whether it holds more than tasks may count on."""
         return self.paused or self.rss > USABLE_SHARE * self.limit
+
+    def pressed_since(self, spilled: int) -> bool:
+        """Whether it is pressed, or Dask had to spill more since there were `spilled` bytes on the disk.
+
+        What a run itself leaves with Dask is small. Where others use the same workers, a spill makes room that is
+        theirs: tasks that took it would push out ever more.
+        """
+        return self.pressed or self.spilled > spilled
 
     def room(self, held: int, tasks: int | None = None) -> int:
         """Bytes for one task, of as many as there are threads unless `tasks` says how many there are at once.
@@ -54,6 +66,12 @@ class Load:
         """
         own = int(USABLE_SHARE * self.limit) - self.rss + held
         return max(0, min(own, self.host_free + held)) // (tasks or self.threads)
+
+
+def spilled_bytes(worker: Any) -> int:
+    """What a Dask worker has on its disk of results that found no room in memory; 0 where it never spills."""
+    spilled = getattr(worker.data, "spilled_total", None)
+    return 0 if spilled is None else int(spilled.disk)
 
 
 def measured() -> Load | None:
@@ -71,6 +89,7 @@ def measured() -> Load | None:
         worker.state.nthreads,
         worker.status.name == "paused",
         host.available,
+        spilled_bytes(worker),
     )
 
 

@@ -14,6 +14,7 @@ import psutil
 from distributed import Client, WorkerPlugin
 
 from noveltyflow.errors import SettingsError
+from noveltyflow.runtime.load import spilled_bytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.store.files import is_local
 from noveltyflow.store.profile import Sample, open_samples, open_stages, write_sample
@@ -78,9 +79,8 @@ class _OnWorkers(WorkerPlugin):  # type: ignore[misc] # distributed is not typed
         """See `WorkerPlugin.setup`."""
 
         def about() -> tuple[int, int, int]:
-            spilled = getattr(worker.data, "spilled_total", None)
             limit = worker.memory_manager.memory_limit or psutil.virtual_memory().total
-            return limit, worker.state.nbytes, 0 if spilled is None else spilled.disk
+            return limit, worker.state.nbytes, spilled_bytes(worker)
 
         self._sampler = Sampler(self._run, "worker", about)
 

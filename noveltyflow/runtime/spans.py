@@ -53,7 +53,7 @@ class SpanSize:
         return SpanSize(size, size)
 
     def after_pressure(self) -> SpanSize:
-        """Size after the worker was paused, was near its limit, or was lost: half, and no more for a while."""
+        """Size after a pause, a spill, a limit that came near or a lost worker: half, and no more for a while."""
         return self.limited(max(1, (self.blocks or 1) // 2))
 
 

@@ -108,7 +108,7 @@ def _execute(
     # Imported late, so that a plan is made, or refused, without waiting for dask and numba.
     from noveltyflow.runtime.cluster import capacity_of, connect, memory_limit
     from noveltyflow.runtime.dask_executor import DaskExecutor
-    from noveltyflow.runtime.disk import DiskWatch
+    from noveltyflow.runtime.disk import RoomWatch
     from noveltyflow.runtime.forecast import forecast, require_fit
     from noveltyflow.runtime.profile import MemoryProfile
     from noveltyflow.runtime.repair import repair_run
@@ -116,7 +116,7 @@ def _execute(
     with ExitStack() as stack:
         client = stack.enter_context(connect(cluster))
         reporter.note(f"dashboard: {client.dashboard_link}")
-        client.register_plugin(DiskWatch(plan.store.path))
+        client.register_plugin(RoomWatch(plan.store.path))
         if cluster.profile_memory:
             reporter = stack.enter_context(MemoryProfile(client, plan.store.path, reporter))
         device_limit = memory_limit(cluster, "device_memory_limit")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import sys
 from types import SimpleNamespace
+from typing import Any
 
+import cloudpickle
 import pytest
+from distributed import Client, wait
 
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime import load
 from noveltyflow.runtime.load import Load
 
+cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not know the tests
 MIB = 1 << 20
 
 
@@ -31,6 +36,34 @@ def test_pressure_is_a_pause_or_a_limit_that_is_near() -> None:
     assert Load(810 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
     assert Load(100 * MIB, 1000 * MIB, 1, paused=True, host_free=0).pressed
     assert not Load(790 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
+
+
+def test_pressure_is_also_what_dask_has_spilled_meanwhile() -> None:
+    spilled = Load(100 * MIB, 1000 * MIB, 1, paused=False, host_free=0, spilled=30 * MIB)
+    assert spilled.pressed_since(29 * MIB)
+    assert not spilled.pressed_since(30 * MIB)
+    assert not spilled.pressed_since(31 * MIB)
+    assert Load(100 * MIB, 1000 * MIB, 1, paused=True, host_free=0).pressed_since(0)
+
+
+def spill(dask_worker: Any) -> None:
+    """Put all results that a worker holds on its disk, as it does where memory is scarce."""
+    while dask_worker.data.fast:
+        dask_worker.data.evict()
+
+
+def test_a_worker_tells_what_it_has_spilled(scheduler: str) -> None:
+    with Client(scheduler) as client:
+        worker, *_ = client.scheduler_info(n_workers=-1)["workers"]
+
+        def spilled() -> int:
+            return int(client.submit(load.measured, workers=[worker], pure=False).result().spilled)
+
+        before = spilled()
+        held = client.submit(bytes, MIB, workers=[worker], pure=False)
+        wait(held)
+        client.run(spill, workers=[worker])
+        assert spilled() > before
 
 
 def test_outside_of_a_worker_nothing_is_measured() -> None:

@@ -9,13 +9,14 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import psutil
 import pytest
 from distributed import Client
 
 from noveltyflow.errors import TaskError
 from noveltyflow.runtime import cluster, sharing
 from noveltyflow.runtime.cluster import Seat, seats_of
-from noveltyflow.runtime.disk import METRIC, DiskWatch, fullest
+from noveltyflow.runtime.disk import HOST_METRIC, METRIC, RoomWatch, fullest
 from noveltyflow.runtime.sharing import Sharing
 from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
 from noveltyflow.runtime.stages.tile import TileJob
@@ -25,8 +26,12 @@ from noveltyflow.types import BoolArray
 MIB = 1 << 20
 
 
-def info(status: str, memory: int, disk: int | None = None) -> dict[str, Any]:
-    told = {} if disk is None else {METRIC: ["/scratch", disk * MIB]}
+def info(status: str, memory: int, disk: int | None = None, host: int | None = None) -> dict[str, Any]:
+    told: dict[str, Any] = {}
+    if disk is not None:
+        told[METRIC] = ["/scratch", disk * MIB]
+    if host is not None:
+        told[HOST_METRIC] = host * MIB
     return {
         "status": status,
         "memory_limit": 1000 * MIB,
@@ -86,13 +91,15 @@ def answer(future: Future) -> None:
         raise TimeoutError
 
 
-def test_who_is_paused_or_near_the_limit_or_has_a_full_disk_is_not_ready() -> None:
+def test_who_is_paused_or_near_the_limit_or_has_a_full_disk_or_host_is_not_ready() -> None:
     workers = {
         "free": info("running", 700),
         "paused": info("paused", 100),
         "full": info("running", 801),
         "roomy": info("running", 700, disk=16),
         "crammed": info("running", 700, disk=15),
+        "alone": info("running", 700, host=32),
+        "crowded": info("running", 700, host=31),
     }
     seats = seats_of(client_of(workers), ["cpu"])
     assert [(seat.worker, seat.slots, seat.ready) for seat in seats] == [
@@ -101,8 +108,10 @@ def test_who_is_paused_or_near_the_limit_or_has_a_full_disk_is_not_ready() -> No
         ("full", 2, False),
         ("roomy", 2, True),
         ("crammed", 2, False),
+        ("alone", 2, True),
+        ("crowded", 2, False),
     ]
-    assert cluster.slots_of(client_of(workers))["cpu"] == 10
+    assert cluster.slots_of(client_of(workers))["cpu"] == 14
 
 
 def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(
@@ -168,6 +177,7 @@ def test_a_task_whose_worker_is_gone_with_the_result_is_given_back(monkeypatch: 
     [
         (info("running", 900), r"full lacks memory.* 900 MiB of 1,000 MiB.*raise --memory-limit"),
         (info("running", 100, disk=3), r"full lacks disk, /scratch has 3 MiB .* 16 MiB .*free some space"),
+        (info("running", 100, host=5), r"lacks memory of its host, .* 5 MiB .* 32 MiB .*start fewer workers"),
     ],
 )
 def test_a_run_without_room_anywhere_ends(
@@ -181,17 +191,20 @@ def test_a_run_without_room_anywhere_ends(
         )
 
 
-def test_workers_tell_what_is_left_where_they_spill_and_in_the_run(scheduler: str, tmp_path: Path) -> None:
-    def told() -> list[Any]:
+def test_workers_tell_what_is_left_where_they_spill_in_the_run_and_on_the_host(
+    scheduler: str, tmp_path: Path
+) -> None:
+    def told(metric: str) -> list[Any]:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
-        return [worker["metrics"].get(METRIC) for worker in workers]
+        return [worker["metrics"].get(metric) for worker in workers]
 
     with Client(scheduler) as client:
         for run in (tmp_path / "one", tmp_path):
-            client.register_plugin(DiskWatch(str(run)))
-        while None in told():
+            client.register_plugin(RoomWatch(str(run)))
+        while None in told(METRIC) + told(HOST_METRIC):
             time.sleep(0.05)
-        assert all(free > 0 and Path(folder).is_dir() for folder, free in told())
+        assert all(free > 0 and Path(folder).is_dir() for folder, free in told(METRIC))
+        assert all(0 < free < psutil.virtual_memory().total for free in told(HOST_METRIC))
 
 
 def test_a_folder_that_cannot_be_seen_is_passed_over(tmp_path: Path) -> None:

@@ -224,6 +224,8 @@ class _Work:
         self._k = job.settings.neighbors.n_neighbors
         self._hashed: str = job.store.figures("features")["fingerprint"]
         self._strip = max((self._shape([strip]) for strip in strips), key=lambda shape: shape.nonzeros)
+        before = measured()
+        self._spilled_before = before.spilled if before else 0
         self.kernel_seconds = 0.0
 
     def fitting(self, span: range, own: int) -> range:
@@ -284,9 +286,9 @@ class _Work:
         )
 
     def is_pressed(self) -> bool:
-        """Whether the process holds more than tasks may count on; paused, it would never be given a task again."""
+        """Whether it holds too much or pushed something out; paused, the process would not be given a task again."""
         load = measured()
-        return load is not None and load.pressed
+        return load is not None and load.pressed_since(self._spilled_before)
 
     def resized(self, size: SpanSize) -> SpanSize:
         """The size of the worker's next span, by what is free now that the task is at its end."""
