@@ -40,6 +40,7 @@ from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
 from noveltyflow.similarity.tiles import Block, rows_of
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
+from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.shards import Shard
 from noveltyflow.urls.streams import decompressed, opened
@@ -309,7 +310,7 @@ def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast,
     # With an index, as for all rows, though half of a sample may be searched sooner without.
     for part, kernels in ((samples[:50], EVERY_SEARCH), (samples, [CpuKernel(cheap_list=-1)])):
         started = time.perf_counter()
-        urls = list(dict.fromkeys(in_surt_order(part, settings)))
+        urls = list(dict.fromkeys(in_surt_order(canonicalize(part, settings.urls))))
         counts = hash_block(urls, settings.features)
         prepared_in = time.perf_counter() - started
         for kernel in kernels:

@@ -21,7 +21,7 @@ from noveltyflow.runtime.plan import (
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.runtime.stages.tile import LARGEST_SPANS
 from noveltyflow.types import AnyArray
-from noveltyflow.urls.canonical import canonicalize
+from noveltyflow.urls.canonical import CanonicalBatch, canonicalize
 
 _MIB = 1 << 20
 _BUFFERS = 20 * _MIB
@@ -72,10 +72,11 @@ class InputShape:
 def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
     """Shape of an input from some of its records; long URLs stand together, so the densest part counts."""
     sizes = np.array([_size(text) for text in samples] or [0])
-    urls = in_surt_order(samples, settings)
+    batch = canonicalize(samples, settings.urls)
+    urls = in_surt_order(batch)
     if not urls:
         return InputShape(lines, _densest(sizes), _densest(sizes), 1.0, 0.0)
-    written = np.array([len(url or "") for url in canonicalize(samples, settings.urls).urls])
+    written = np.array([len(url or "") for url in batch.urls])
     lengths = np.array([len(url) for url in urls])
     counts = hash_block(urls, settings.features)
     text = "\n".join(urls).encode()
@@ -103,9 +104,8 @@ def _size(text: str) -> int:
     return max(len(text.encode("utf-8", "replace")), sys.getsizeof(text) - sys.getsizeof(""))
 
 
-def in_surt_order(samples: Sequence[str], settings: ScoringSettings) -> list[str]:
-    """Canonical URLs of some records, duplicates included, in the order that rows have."""
-    batch = canonicalize(samples, settings.urls)
+def in_surt_order(batch: CanonicalBatch) -> list[str]:
+    """URLs of a batch, duplicates included, in the order that rows have."""
     keyed = zip(batch.surts, batch.urls, strict=True)
     return [
         url for _, url in sorted((surt, url) for surt, url in keyed if surt is not None and url is not None)

@@ -24,10 +24,12 @@ from runtime.faults import start, workers_of
 
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import InputError, ResourceError
+from noveltyflow.runtime import memory
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
 from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.terminal import print_forecast
+from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
@@ -165,6 +167,13 @@ def test_a_bomb_behind_the_sample_is_refused_by_the_forecast(tmp_path: Path) -> 
     (tmp_path / "urls.txt").write_bytes(PACKERS["zstd"](text + bytes(100 << 20)))
     with pytest.raises(InputError, match=r"urls\.txt: .* more than 500 times as many.*--max-ratio"):
         planned(tmp_path / "urls.txt", 4 << 30)
+
+
+def test_a_sample_is_made_canonical_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(memory, "canonicalize", lambda *args: made.append(args) or canonicalize(*args))
+    memory.sampled_shape(some_urls(10), 10, SETTINGS)
+    assert len(made) == 1
 
 
 def test_larger_inputs_take_more(tmp_path: Path) -> None:
