@@ -48,7 +48,8 @@ from noveltyflow.urls.streams import decompressed, opened
 _SAMPLED_SHARDS = 8
 _SAMPLED_RECORDS = 4_000
 _PEEK_BYTES = 8 << 20
-_PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
+_PIECE_RECORDS, _RANGE_RECORDS = 65_536, 100_000
+"""A piece of short records holds four batches of 16,384, with which it has 50,000 of them."""
 _SPAN_GROWTH = 0.4
 """Power with which the time of a row in a span of other rows grows with the span: 0.3 to 0.5 for gov_1m."""
 _OTHER_WORK = 3
@@ -247,13 +248,19 @@ def _tasks(
         "canonical": -(-lines // _PIECE_RECORDS),
         "sort": -(-lines // _RANGE_RECORDS),
         "document_frequency": counts,
-        "document_frequency_combine": -(-(counts - 1) // (FAN_IN - 1)),
+        "document_frequency_combine": _meetings(counts),
     }
     most = {"tile": blocks}
     return [
         TaskForecast(stage, name, min(numbers.get(name, blocks), most.get(name, MOST_TASKS)), needs[name])
         for name, stage in STAGE_OF.items()
     ]
+
+
+def _meetings(values: int) -> int:
+    """Tasks of a tree over so many values, `FAN_IN` of which meet in each."""
+    met = -(-values // FAN_IN) if values > 1 else 0
+    return met and met + _meetings(met)
 
 
 def _spread(shards: Sequence[Shard]) -> list[Shard]:
