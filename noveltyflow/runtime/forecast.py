@@ -21,6 +21,7 @@ from noveltyflow.runtime.memory import (
     fit_blocks,
     in_surt_order,
     input_tasks,
+    least_disk_bytes,
     most_span_rows,
     sampled_shape,
 )
@@ -34,6 +35,7 @@ from noveltyflow.runtime.plan import (
     mebibytes,
     usable_memory,
 )
+from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.base import TileKernel
 from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
@@ -105,8 +107,9 @@ class Forecast:
         Peak of a worker: all its threads at their hungriest task, and what it keeps besides for later tasks.
     memory_limit : int
         What a worker may have.
-    disk : int
-        Of the run folder when it is largest, scratch space included, compressed as well as the sample.
+    disk, least_disk : int
+        Of the run folder when it is largest, scratch space included, compressed as well as the sample: if no URL
+        occurs twice, and at least, however often they do.
     tasks : list of TaskForecast
         Every kind of task.
     start_seconds : float
@@ -128,6 +131,7 @@ class Forecast:
     projected_mem: int
     memory_limit: int
     disk: int
+    least_disk: int
     tasks: list[TaskForecast]
     start_seconds: float
     seconds: float | None = None
@@ -201,6 +205,7 @@ def _untimed(
         projected_mem=_worker_peak(tasks, capacity),
         memory_limit=capacity.memory_limit,
         disk=disk_bytes(shape, settings.neighbors.n_neighbors),
+        least_disk=least_disk_bytes(shape),
         tasks=tasks,
         start_seconds=capacity.start_seconds,
     )
@@ -215,18 +220,26 @@ def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
     return RESERVED_BYTES + max(threads * hungriest, threads * tile.projected_mem + kept)
 
 
-def require_fit(found: Forecast, out: str) -> None:
+def require_fit(found: Forecast, out: str, reporter: Reporter) -> None:
     """Refuse a task that needs more than its share of a worker, or a disk without room for the folder `out`.
+
+    A disk that has room only if URLs occur often enough is noted; how often is known once the rows are.
 
     Raises
     ------
     ResourceError
         Naming the stage or the disk, both figures, and the setting to change.
     """
-    if (room := room_for(out)) is not None and room < found.disk:
+    room = room_for(out)
+    if room is not None and room < found.least_disk:
         raise ResourceError(
-            f"{out}: the run needs up to {mebibytes(found.disk)} of disk, there is room for {mebibytes(room)}; free "
-            "some space, or give an --out on another disk"
+            f"{out}: the run needs at least {mebibytes(found.least_disk)} of disk, there is room for "
+            f"{mebibytes(room)}; free some space, or give an --out on another disk"
+        )
+    if room is not None and room < found.disk:
+        reporter.note(
+            f"{out}: if no URL occurs twice, the run needs {mebibytes(found.disk)} of disk, there is room for "
+            f"{mebibytes(room)}; whether that is enough is known once the rows are, before their features are made"
         )
     for task in found.tasks:
         if task.projected_mem > found.allowed_mem:

@@ -27,6 +27,7 @@ from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime import memory
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
+from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.canonical import canonicalize
@@ -226,7 +227,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
         ResourceError,
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
     ):
-        require_fit(tight, "run.zarr")
+        require_fit(tight, "run.zarr", Silent())
 
 
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
