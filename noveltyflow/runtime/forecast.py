@@ -31,8 +31,8 @@ from noveltyflow.runtime.plan import (
     MOST_TASKS,
     RESERVED_BYTES,
     STAGE_OF,
-    limit_for,
     mebibytes,
+    too_large,
     usable_memory,
 )
 from noveltyflow.runtime.progress import Reporter
@@ -188,7 +188,13 @@ def _untimed(
 ) -> Forecast:
     n_rows = max(shape.lines, 1)
     block_rows, of_blocks = fit_blocks(
-        shape, settings, capacity.backends, capacity.allowed_mem, capacity.n_threads, asked
+        shape,
+        settings,
+        capacity.backends,
+        capacity.allowed_mem,
+        capacity.n_threads,
+        asked,
+        capacity.threads_per_worker,
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
@@ -236,19 +242,14 @@ def require_fit(found: Forecast, out: str, reporter: Reporter) -> None:
             f"{out}: the run needs at least {mebibytes(found.least_disk)} of disk, there is room for "
             f"{mebibytes(room)}; free some space, or give an --out on another disk"
         )
+    needs = {task.name: task.projected_mem for task in found.tasks}
+    if max(needs.values()) > found.allowed_mem:
+        raise too_large(needs, found.allowed_mem, found.threads_per_worker)
     if room is not None and room < found.disk:
         reporter.note(
             f"{out}: if no URL occurs twice, the run needs {mebibytes(found.disk)} of disk, there is room for "
             f"{mebibytes(room)}; whether that is enough is known once the rows are, before their features are made"
         )
-    for task in found.tasks:
-        if task.projected_mem > found.allowed_mem:
-            enough = limit_for(task.projected_mem, found.threads_per_worker)
-            raise ResourceError(
-                f"stage {task.stage}: a task {task.name!r} needs {mebibytes(task.projected_mem)}, a worker has "
-                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(enough)}, "
-                "or lower --threads-per-worker"
-            )
 
 
 def _tasks(

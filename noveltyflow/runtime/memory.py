@@ -159,6 +159,7 @@ def fit_blocks(
     allowed: int,
     n_threads: int,
     asked: int | None,
+    threads_per_worker: int,
 ) -> tuple[int, Mapping[str, Callable[[int], int]]]:
     """Rows in a block, and what its tasks then need; see `choose_block_rows`."""
     n_rows = max(shape.lines, 1)
@@ -166,7 +167,17 @@ def fit_blocks(
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
     span_blocks = SPAN_BLOCKS if tile(smallest, SPAN_BLOCKS) <= allowed else 1
     tasks = block_tasks(shape, settings, backends, span_blocks)
-    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked, backends), tasks
+    block_rows = choose_block_rows(
+        tasks,
+        n_rows,
+        allowed,
+        n_threads,
+        asked,
+        backends,
+        besides=input_tasks(shape),
+        threads_per_worker=threads_per_worker,
+    )
+    return block_rows, tasks
 
 
 def most_span_rows(

@@ -26,7 +26,7 @@ from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime import memory
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
-from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
+from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.terminal import print_forecast
@@ -35,6 +35,7 @@ from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
 SETTINGS = ScoringSettings()
+WORDS = ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22))
 HEAP_BYTES = 16 << 20
 IMPORTED_BYTES = 100 << 20
 """More than this is held by every process that could be given a task."""
@@ -58,11 +59,7 @@ SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
     "long": ([f"{url}/{f'segment-{i}/' * 30}" for i, url in enumerate(some_urls(30_000))], SETTINGS, 10_000),
-    "words": (
-        some_urls(20_000, seed=1),
-        ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
-        5_000,
-    ),
+    "words": (some_urls(20_000, seed=1), WORDS, 5_000),
     "not ASCII": (
         cyrillic_urls(6_000),
         ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2))),
@@ -228,6 +225,38 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
     ):
         require_fit(tight, "run.zarr", Silent())
+
+
+TIGHT = {
+    "canonical": (some_urls(2_000), SETTINGS, 1, None),
+    "sort": ([f"{url}/{'segment/' * 115}" for url in some_urls(2_000)], SETTINGS, 2, None),
+    "document_frequency_combine": (some_urls(2_000), WORDS, 1, None),
+    "tile": (some_urls(2_000), SETTINGS, 1, 90_000),
+}
+"""By the hungriest task: a list, its settings, threads of a worker, rows in a block where they are asked for."""
+
+
+@pytest.mark.parametrize("shape", TIGHT)
+def test_the_limit_that_a_refusal_names_is_enough_for_all_tasks_and_no_more(
+    shape: str, tmp_path: Path
+) -> None:
+    lines, settings, threads, block_rows = TIGHT[shape]
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    shards = plan_shards([str(tmp_path / "urls.txt")], settings.input)
+
+    def plan(memory_limit: int) -> None:
+        capacity = Capacity(2, threads, memory_limit)
+        found = forecast(shards, settings, capacity, block_rows=block_rows, rows=200_000)
+        require_fit(found, str(tmp_path / "run.zarr"), Silent())
+
+    with pytest.raises(ResourceError, match=r"needs [\d,]+ MiB, a worker has \d+ MiB") as refused:
+        plan(limit_for(LEAST_TASK_BYTES, threads))
+    named = re.search(r"a task '(\w+)' needs .*--memory-limit to (\d+) MiB", str(refused.value))
+    assert named is not None
+    assert named[1] == shape
+    plan(int(named[2]) << 20)
+    with pytest.raises(ResourceError):
+        plan((int(named[2]) - 2) << 20)
 
 
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
