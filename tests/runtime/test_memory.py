@@ -25,10 +25,13 @@ from runtime.faults import start, workers_of
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime import memory
+from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
-from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for, usable_memory
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.submit import plan_workflow
+from noveltyflow.store import RunStore
 from noveltyflow.terminal import print_forecast
 from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.shards import plan_shards
@@ -267,6 +270,30 @@ def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None
         assert "stage urls" in done.stderr
         assert "--memory-limit to" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
+
+
+def test_a_run_that_goes_on_with_less_memory_is_refused_before_its_tiles(tmp_path: Path) -> None:
+    urls, out = str(tmp_path / "urls.txt"), str(tmp_path / "run.zarr")
+    Path(urls).write_text("\n".join(some_urls(300)))
+    settings = ScoringSettings(features=FeatureSettings(n_features=512))
+
+    def go_on(allowed: int) -> None:
+        plan = plan_run([urls], out, settings)
+        execute(plan, SerialExecutor(allowed), Silent(), block_rows=64, backend="cpu")
+
+    go_on(1 << 30)
+    store = RunStore(out, writable=True)
+    store.unmark("neighbors")
+    with pytest.raises(
+        ResourceError,
+        match=r"stage neighbors: a tile of 64 rows, as this run was begun with, needs \d+ MiB, a worker has 16 MiB",
+    ) as refused:
+        go_on(16 << 20)
+    assert refused.value.exit_code == 2
+    named = re.search(r"--memory-limit to (\d+) MiB", str(refused.value))
+    assert named is not None
+    go_on(usable_memory(int(named[1]) << 20))
+    assert plan_run([urls], out, settings).unfinished == []
 
 
 def test_plan_prints_every_stage_and_stores_nothing(cli: Cli, tmp_path: Path) -> None:

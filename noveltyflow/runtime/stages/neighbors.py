@@ -21,7 +21,7 @@ from noveltyflow.errors import ResourceError, StoreError, TaskError
 from noveltyflow.runtime.disk import neighbor_bytes, require_room
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Assignment, Handout, TileTable
-from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, mebibytes
+from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, limit_for, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
@@ -227,10 +227,11 @@ def _plan_tiles(
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
     needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
     if (needed := needs(block_rows, 1)) > allowed:
+        limit = limit_for(needed, executor.threads_per_worker)
         raise ResourceError(
-            f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, "
-            f"needs {mebibytes(needed)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
-            "lower --threads-per-worker, or start anew with --overwrite"
+            f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, needs {mebibytes(needed)}, "
+            f"a worker has {mebibytes(allowed)} a thread for it; raise --memory-limit to {limit >> 20} MiB, lower "
+            "--threads-per-worker, or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
     if device_bytes is not None:
