@@ -170,13 +170,14 @@ def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **o
     """
     workflow = _workflow(inputs, out, options)
     from noveltyflow.runtime.submit import plan_workflow
-    from noveltyflow.terminal import print_forecast
+    from noveltyflow.terminal import TerminalReporter, print_forecast
 
-    found = plan_workflow(workflow, rows)
+    facts = dataclasses.asdict(plan_workflow(workflow, TerminalReporter(), rows=rows))
+    del facts["least_disk"]  # only what is refused depends on it
     if as_json:
-        _echo_json(dataclasses.asdict(found))
+        _echo_json(facts)
     else:
-        print_forecast(dataclasses.asdict(found))
+        print_forecast(facts)
 
 
 def _open(path: str) -> Run:

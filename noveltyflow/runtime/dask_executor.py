@@ -70,6 +70,7 @@ class DaskExecutor:
         workers = client.scheduler_info(n_workers=-1)["workers"].values()
         for_cpu = [worker for worker in workers if worker["resources"].get(RESOURCES["cpu"])]
         self.n_threads = sum(worker["nthreads"] for worker in for_cpu or workers)
+        self.threads_per_worker = max(worker["nthreads"] for worker in workers)
         self.memory_per_thread = min(
             usable_memory(worker["memory_limit"] or 1 << 40) // worker["nthreads"] for worker in workers
         )

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow as pa
 from distributed import WorkerPlugin
 
+from noveltyflow.errors import FREE_SPACE, TaskError
+from noveltyflow.runtime.plan import mebibytes
 from noveltyflow.store.files import is_local
 
 DISK_RESERVE = 16 << 20
@@ -48,8 +53,8 @@ class RoomWatch(WorkerPlugin):  # type: ignore[misc] # distributed is not typed 
             worker.metrics.pop(metric, None)
 
 
-def room_for(run: str) -> int | None:
-    """Bytes that a run in this folder may come to: what its disk has free, and what it holds already.
+def room_for(run: str, *parts: str) -> int | None:
+    """Bytes to which this run, or some parts of its folder, may come: what the disk has free, and what these hold.
 
     What an earlier command left there is either part of the same run, or removed. None where the folder is not local.
     """
@@ -57,10 +62,38 @@ def room_for(run: str) -> int | None:
         return None
     path, held = Path(run).absolute(), 0
     there = next(folder for folder in (path, *path.parents) if folder.exists())
-    for file in path.rglob("*"):
-        with contextlib.suppress(OSError):  # a run that goes on meanwhile removes files
-            held += file.lstat().st_size
+    # A run that goes on meanwhile removes files and folders; what cannot be read is left out.
+    for folder, _, names in chain.from_iterable(os.walk(path / part) for part in parts or ("",)):
+        for name in names:
+            with contextlib.suppress(OSError):
+                held += Path(folder, name).lstat().st_size
     return shutil.disk_usage(there).free + held
+
+
+def compressed(data: bytes, codec: str = "zstd") -> int:
+    """Bytes that `data` take once compressed."""
+    return len(pa.compress(data, codec=codec, asbytes=True))
+
+
+def neighbor_bytes(rows: int, n_neighbors: int) -> int:
+    """Bytes on disk of the neighbours of some rows, and of their checkpoints: 12 for each, twice."""
+    return 2 * 12 * n_neighbors * rows
+
+
+def require_room(run: str, stage: str, needed: int, *parts: str) -> None:
+    """Refuse to begin a stage when the disk has no room for what the run, or some parts of it, will come to.
+
+    Raises
+    ------
+    TaskError
+        Naming the folder, both figures and the remedy.
+    """
+    room = room_for(run, *parts)
+    if room is not None and room < needed:
+        raise TaskError(
+            f"No space left on device: {run!r} has room for {mebibytes(room)}, from stage {stage} on it needs up to "
+            f"{mebibytes(needed)}; {FREE_SPACE}"
+        )
 
 
 def fullest(folders: Sequence[str]) -> tuple[str, int] | None:

@@ -43,6 +43,8 @@ class Executor(Protocol):
 
     n_threads: int
     """Tasks that can run at once."""
+    threads_per_worker: int
+    """Tasks that share the memory of one process; of unlike workers, the most."""
     memory_per_thread: int
     """Bytes that one task may count on, what the bare worker needs already taken off."""
     task_seconds: float
@@ -87,7 +89,7 @@ class Executor(Protocol):
 class SerialExecutor:
     """Runs one task after the other in this process: the reference, and the way to debug."""
 
-    n_threads = 1
+    n_threads = threads_per_worker = 1
 
     def __init__(self, memory_per_thread: int = 1 << 30, task_seconds: float = 30.0) -> None:
         self.memory_per_thread = memory_per_thread

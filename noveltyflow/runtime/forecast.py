@@ -21,6 +21,7 @@ from noveltyflow.runtime.memory import (
     fit_blocks,
     in_surt_order,
     input_tasks,
+    least_disk_bytes,
     most_span_rows,
     sampled_shape,
 )
@@ -30,16 +31,18 @@ from noveltyflow.runtime.plan import (
     MOST_TASKS,
     RESERVED_BYTES,
     STAGE_OF,
-    limit_for,
     mebibytes,
+    too_large,
     usable_memory,
 )
+from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.base import TileKernel
 from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
 from noveltyflow.similarity.tiles import Block, rows_of
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
+from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.shards import Shard
 from noveltyflow.urls.streams import decompressed, opened
@@ -47,7 +50,8 @@ from noveltyflow.urls.streams import decompressed, opened
 _SAMPLED_SHARDS = 8
 _SAMPLED_RECORDS = 4_000
 _PEEK_BYTES = 8 << 20
-_PIECE_RECORDS, _RANGE_RECORDS = 50_000, 100_000
+_PIECE_RECORDS, _RANGE_RECORDS = 65_536, 100_000
+"""A piece of short records holds four batches of 16,384, with which it has 50,000 of them."""
 _SPAN_GROWTH = 0.4
 """Power with which the time of a row in a span of other rows grows with the span: 0.3 to 0.5 for gov_1m."""
 _OTHER_WORK = 3
@@ -103,8 +107,9 @@ class Forecast:
         Peak of a worker: all its threads at their hungriest task, and what it keeps besides for later tasks.
     memory_limit : int
         What a worker may have.
-    disk : int
-        Of the run folder when it is largest, scratch space included, compressed as well as the sample.
+    disk, least_disk : int
+        Of the run folder when it is largest, scratch space included, compressed as well as the sample: if no URL
+        occurs twice, and at least, however often they do.
     tasks : list of TaskForecast
         Every kind of task.
     start_seconds : float
@@ -126,6 +131,7 @@ class Forecast:
     projected_mem: int
     memory_limit: int
     disk: int
+    least_disk: int
     tasks: list[TaskForecast]
     start_seconds: float
     seconds: float | None = None
@@ -182,7 +188,13 @@ def _untimed(
 ) -> Forecast:
     n_rows = max(shape.lines, 1)
     block_rows, of_blocks = fit_blocks(
-        shape, settings, capacity.backends, capacity.allowed_mem, capacity.n_threads, asked
+        shape,
+        settings,
+        capacity.backends,
+        capacity.allowed_mem,
+        capacity.n_threads,
+        asked,
+        capacity.threads_per_worker,
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
@@ -199,6 +211,7 @@ def _untimed(
         projected_mem=_worker_peak(tasks, capacity),
         memory_limit=capacity.memory_limit,
         disk=disk_bytes(shape, settings.neighbors.n_neighbors),
+        least_disk=least_disk_bytes(shape),
         tasks=tasks,
         start_seconds=capacity.start_seconds,
     )
@@ -213,27 +226,30 @@ def _worker_peak(tasks: Sequence[TaskForecast], capacity: Capacity) -> int:
     return RESERVED_BYTES + max(threads * hungriest, threads * tile.projected_mem + kept)
 
 
-def require_fit(found: Forecast, out: str) -> None:
+def require_fit(found: Forecast, out: str, reporter: Reporter) -> None:
     """Refuse a task that needs more than its share of a worker, or a disk without room for the folder `out`.
+
+    A disk that has room only if URLs occur often enough is noted; how often is known once the rows are.
 
     Raises
     ------
     ResourceError
         Naming the stage or the disk, both figures, and the setting to change.
     """
-    if (room := room_for(out)) is not None and room < found.disk:
+    room = room_for(out)
+    if room is not None and room < found.least_disk:
         raise ResourceError(
-            f"{out}: the run needs up to {mebibytes(found.disk)} of disk, there is room for {mebibytes(room)}; free "
-            "some space, or give an --out on another disk"
+            f"{out}: the run needs at least {mebibytes(found.least_disk)} of disk, there is room for "
+            f"{mebibytes(room)}; free some space, or give an --out on another disk"
         )
-    for task in found.tasks:
-        if task.projected_mem > found.allowed_mem:
-            enough = limit_for(task.projected_mem, found.threads_per_worker)
-            raise ResourceError(
-                f"stage {task.stage}: a task {task.name!r} needs {mebibytes(task.projected_mem)}, a worker has "
-                f"{mebibytes(found.allowed_mem)} a thread for it; raise --memory-limit to {mebibytes(enough)}, "
-                "or lower --threads-per-worker"
-            )
+    needs = {task.name: task.projected_mem for task in found.tasks}
+    if max(needs.values()) > found.allowed_mem:
+        raise too_large(needs, found.allowed_mem, found.threads_per_worker)
+    if room is not None and room < found.disk:
+        reporter.note(
+            f"{out}: if no URL occurs twice, the run needs {mebibytes(found.disk)} of disk, there is room for "
+            f"{mebibytes(room)}; whether that is enough is known once the rows are, before their features are made"
+        )
 
 
 def _tasks(
@@ -246,13 +262,19 @@ def _tasks(
         "canonical": -(-lines // _PIECE_RECORDS),
         "sort": -(-lines // _RANGE_RECORDS),
         "document_frequency": counts,
-        "document_frequency_combine": -(-(counts - 1) // (FAN_IN - 1)),
+        "document_frequency_combine": _meetings(counts),
     }
     most = {"tile": blocks}
     return [
         TaskForecast(stage, name, min(numbers.get(name, blocks), most.get(name, MOST_TASKS)), needs[name])
         for name, stage in STAGE_OF.items()
     ]
+
+
+def _meetings(values: int) -> int:
+    """Tasks of a tree over so many values, `FAN_IN` of which meet in each."""
+    met = -(-values // FAN_IN) if values > 1 else 0
+    return met and met + _meetings(met)
 
 
 def _spread(shards: Sequence[Shard]) -> list[Shard]:
@@ -309,7 +331,7 @@ def _seconds(samples: Sequence[str], settings: ScoringSettings, found: Forecast,
     # With an index, as for all rows, though half of a sample may be searched sooner without.
     for part, kernels in ((samples[:50], EVERY_SEARCH), (samples, [CpuKernel(cheap_list=-1)])):
         started = time.perf_counter()
-        urls = list(dict.fromkeys(in_surt_order(part, settings)))
+        urls = list(dict.fromkeys(in_surt_order(canonicalize(part, settings.urls))))
         counts = hash_block(urls, settings.features)
         prepared_in = time.perf_counter() - started
         for kernel in kernels:

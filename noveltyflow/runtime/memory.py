@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pyarrow as pa
 
 from noveltyflow.config import ScoringSettings
 from noveltyflow.features.hashing import hash_block
+from noveltyflow.runtime.disk import compressed, neighbor_bytes
 from noveltyflow.runtime.plan import (
     FAN_IN,
     MOST_TASKS,
@@ -21,7 +21,7 @@ from noveltyflow.runtime.plan import (
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.runtime.stages.tile import LARGEST_SPANS
 from noveltyflow.types import AnyArray
-from noveltyflow.urls.canonical import canonicalize
+from noveltyflow.urls.canonical import CanonicalBatch, canonicalize
 
 _MIB = 1 << 20
 _BUFFERS = 20 * _MIB
@@ -56,8 +56,9 @@ class InputShape:
         takes three times as many.
     nonzeros_per_row : float
         Mean number of distinct n-grams of a URL, where it is highest.
-    scratch_bytes, stored_bytes : float
-        Mean bytes of a record on disk, compressed: while rows are made, and as a row with its features.
+    piece_bytes, scratch_bytes, stored_bytes : float
+        Mean bytes of a record on disk, compressed: its text as it was read, all that there is of it while rows are
+        made, and a row with its features.
     """
 
     lines: int
@@ -65,6 +66,7 @@ class InputShape:
     url_bytes: float
     growth: float
     nonzeros_per_row: float
+    piece_bytes: float = 0.0
     scratch_bytes: float = 0.0
     stored_bytes: float = 0.0
 
@@ -72,40 +74,37 @@ class InputShape:
 def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
     """Shape of an input from some of its records; long URLs stand together, so the densest part counts."""
     sizes = np.array([_size(text) for text in samples] or [0])
-    urls = in_surt_order(samples, settings)
+    batch = canonicalize(samples, settings.urls)
+    urls = in_surt_order(batch)
     if not urls:
         return InputShape(lines, _densest(sizes), _densest(sizes), 1.0, 0.0)
-    written = np.array([len(url or "") for url in canonicalize(samples, settings.urls).urls])
+    written = np.array([len(url or "") for url in batch.urls])
     lengths = np.array([len(url) for url in urls])
     counts = hash_block(urls, settings.features)
     text = "\n".join(urls).encode()
-    rows = _compressed(text) + 16 * len(urls)
+    rows = compressed(text) + 16 * len(urls)
     # Records as they were read; and URLs twice, once in SURT order, before and after sorting; numbers of 40 bytes.
-    records = _compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw")
-    scratch = records + 4 * _compressed(text, "lz4_raw")
-    features = _compressed(counts.indices.tobytes()) + _compressed(counts.data.tobytes())
+    records = compressed("\n".join(samples).encode("utf-8", "replace"), "lz4_raw")
+    scratch = records + 4 * compressed(text, "lz4_raw")
+    features = compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
     return InputShape(
         lines,
         _densest(sizes),
         _densest(lengths),
         max(1.0, _densest(written, sizes)),
         _densest(np.diff(counts.indptr)),
+        records / len(samples),
         (scratch + rows) / len(samples) + 80,
         (rows + features) / len(urls),
     )
-
-
-def _compressed(data: bytes, codec: str = "zstd") -> int:
-    return len(pa.compress(data, codec=codec, asbytes=True))
 
 
 def _size(text: str) -> int:
     return max(len(text.encode("utf-8", "replace")), sys.getsizeof(text) - sys.getsizeof(""))
 
 
-def in_surt_order(samples: Sequence[str], settings: ScoringSettings) -> list[str]:
-    """Canonical URLs of some records, duplicates included, in the order that rows have."""
-    batch = canonicalize(samples, settings.urls)
+def in_surt_order(batch: CanonicalBatch) -> list[str]:
+    """URLs of a batch, duplicates included, in the order that rows have."""
     keyed = zip(batch.surts, batch.urls, strict=True)
     return [
         url for _, url in sorted((surt, url) for surt, url in keyed if surt is not None and url is not None)
@@ -125,13 +124,15 @@ def _at_once(lines: int, records: int) -> int:
     return max(1, -(-lines // (records * MOST_TASKS)))
 
 
-def disk_bytes(shape: InputShape, n_neighbors: int) -> int:
-    """Bytes of the run folder when it is largest, if no URL occurs twice: before its rows are stored, or at the end.
+def least_disk_bytes(shape: InputShape) -> int:
+    """Bytes to which the run folder comes however often URLs occur: every record is kept once it was read."""
+    return int(shape.lines * shape.piece_bytes)
 
-    A neighbour is stored twice, once in checkpoints, in 12 bytes each time.
-    """
-    finished = shape.stored_bytes + 2 * 12 * n_neighbors
-    return int(shape.lines * max(shape.scratch_bytes, finished))
+
+def disk_bytes(shape: InputShape, n_neighbors: int) -> int:
+    """Bytes of the run folder when it is largest, if no URL occurs twice: while rows are made, or at the end."""
+    finished = int(shape.lines * shape.stored_bytes) + neighbor_bytes(shape.lines, n_neighbors)
+    return max(int(shape.lines * shape.scratch_bytes), finished)
 
 
 def input_tasks(shape: InputShape) -> dict[str, int]:
@@ -158,6 +159,7 @@ def fit_blocks(
     allowed: int,
     n_threads: int,
     asked: int | None,
+    threads_per_worker: int,
 ) -> tuple[int, Mapping[str, Callable[[int], int]]]:
     """Rows in a block, and what its tasks then need; see `choose_block_rows`."""
     n_rows = max(shape.lines, 1)
@@ -165,7 +167,17 @@ def fit_blocks(
     tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
     span_blocks = SPAN_BLOCKS if tile(smallest, SPAN_BLOCKS) <= allowed else 1
     tasks = block_tasks(shape, settings, backends, span_blocks)
-    return choose_block_rows(tasks, n_rows, allowed, n_threads, asked, backends), tasks
+    block_rows = choose_block_rows(
+        tasks,
+        n_rows,
+        allowed,
+        n_threads,
+        asked,
+        backends,
+        besides=input_tasks(shape),
+        threads_per_worker=threads_per_worker,
+    )
+    return block_rows, tasks
 
 
 def most_span_rows(

@@ -155,7 +155,7 @@ def execute(
     urls = UrlStage(store, settings, plan.shards, executor, reporter, block_rows, backends)
     stages: dict[str, Callable[[str], None]] = {
         "urls": urls.run,
-        "features": lambda mark: compute_features(store, settings.features, executor, reporter, mark),
+        "features": lambda mark: compute_features(store, settings, executor, reporter, mark),
         "idf": lambda mark: compute_idf(store, executor, reporter, mark),
         "neighbors": lambda mark: compute_neighbors(store, settings, backends, executor, reporter, mark),
     }

@@ -51,6 +51,38 @@ def limit_for(task_bytes: int, threads: int = 1) -> int:
     return math.ceil((RESERVED_BYTES + threads * task_bytes) / USABLE_SHARE / (1 << 20)) << 20
 
 
+def too_large(
+    needs: Mapping[str, int],
+    allowed: int,
+    threads: int,
+    *,
+    lower: str = "--threads-per-worker",
+    block_rows: int = 0,
+) -> ResourceError:
+    """What to tell of a plan of which some task does not fit: the hungriest, and the limit with which all of them do.
+
+    Parameters
+    ----------
+    needs
+        Peak bytes of every kind of task, by its name.
+    allowed
+        Bytes that one task may use.
+    threads
+        Of a worker.
+    lower
+        The other option that helps.
+    block_rows
+        Rows in the blocks with which `needs` were told, where it matters.
+    """
+    needed, name = max((n_bytes, name) for name, n_bytes in needs.items())
+    blocks = f"with {block_rows:,} rows in a block " if block_rows else ""
+    return ResourceError(
+        f"stage {STAGE_OF[name]}: {blocks}a task {name!r} needs {mebibytes(needed)}, a worker has "
+        f"{mebibytes(allowed)} a thread for it; raise --memory-limit to {limit_for(needed, threads) >> 20} MiB, "
+        f"or lower {lower}"
+    )
+
+
 def require_worker_memory(memory_limit: int) -> None:
     """Refuse a worker that could not even start its first task.
 
@@ -74,6 +106,9 @@ def choose_block_rows(
     n_threads: int,
     asked: int | None,
     backends: Sequence[str] = ("cpu",),
+    *,
+    besides: Mapping[str, int] | None = None,
+    threads_per_worker: int = 1,
 ) -> int:
     """Rows in a block: as asked, else the most that memory admits and that still keeps all threads busy.
 
@@ -91,6 +126,10 @@ def choose_block_rows(
         Rows in a block as set by the user, if at all.
     backends
         What computes the tiles.
+    besides
+        Peak bytes of the other tasks of the plan; a refusal names a limit with which these fit too.
+    threads_per_worker
+        Tasks that share the memory of a worker.
 
     Raises
     ------
@@ -98,13 +137,11 @@ def choose_block_rows(
         When not even the smallest block (or the one asked for) fits into `allowed` bytes.
     """
     smallest = min(asked or SMALLEST_BLOCK, max(n_rows, 1))
-    needed, name = max((task(smallest), name) for name, task in projected.items())
-    if needed > allowed:
-        raise ResourceError(
-            f"stage {STAGE_OF[name]}: a task {name!r} with {smallest:,} rows in a block needs {mebibytes(needed)}, a "
-            f"worker has {mebibytes(allowed)} a thread for it; raise --memory-limit, or lower "
-            f"{'--block-rows' if asked else '--threads-per-worker'}"
-        )
+    needs = {name: task(smallest) for name, task in projected.items()}
+    if max(needs.values()) > allowed:
+        lower = "--block-rows" if asked else "--threads-per-worker"
+        needs |= besides or {}
+        raise too_large(needs, allowed, threads_per_worker, lower=lower, block_rows=smallest)
     if asked is not None:
         return smallest
     per_thread = max(_BLOCKS_PER_THREAD[backend] for backend in backends)

@@ -52,13 +52,17 @@ def run_workflow(
             plan.release()
 
 
-def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
+def plan_workflow(
+    workflow: Workflow, reporter: Reporter | None = None, *, rows: int | None = None
+) -> Forecast:
     """Say what a workflow will take; nothing is changed or started.
 
     Parameters
     ----------
     workflow
         Validated inputs, output and settings.
+    reporter
+        Told what the forecast leaves open; by default nobody is.
     rows
         Number of rows to plan for, instead of as many as the input has lines.
 
@@ -81,7 +85,7 @@ def plan_workflow(workflow: Workflow, rows: int | None = None) -> Forecast:
         with connect(cluster) as client:
             capacity = capacity_of(client, choose_backends(client, cluster.backend))
     found = forecast(shards, workflow.scoring, capacity, block_rows=cluster.block_rows, rows=rows, timed=True)
-    require_fit(found, workflow.out)
+    require_fit(found, workflow.out, reporter or Silent())
     return found
 
 
@@ -130,7 +134,7 @@ def _execute(
             capacity = capacity_of(client, backends)
             found = forecast(plan.shards, plan.settings, capacity, block_rows=block_rows)
             log.info("forecast: %s", found)
-            require_fit(found, plan.store.path)
+            require_fit(found, plan.store.path, reporter)
         if repair:
             repair_run(plan, executor, reporter, backends)
         execute(plan, executor, reporter, block_rows=block_rows, backend=cluster.backend)

@@ -9,12 +9,18 @@ import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
-from helpers import Cli
+from helpers import Cli, some_urls
 from runtime.faults import OPTIONS, last_words, same_bytes, start, when
 
+from noveltyflow.config import NeighborSettings, ScoringSettings
+from noveltyflow.errors import TaskError
 from noveltyflow.runtime.disk import DISK_RESERVE, room_for
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
 
 LARGE = 64 << 20
 
@@ -47,15 +53,56 @@ def remount(disk: Path, size: int) -> list[object]:
     return ["mount", "-o", f"remount,size={size}", disk]
 
 
-def test_a_disk_without_room_is_refused_before_anything_is_stored(disk: Path, cli: Cli, urls: Path) -> None:
+def test_a_disk_without_room_is_refused_before_anything_is_stored(
+    disk: Path, cli: Cli, tmp_path: Path
+) -> None:
+    urls = tmp_path / "urls.txt"
+    urls.write_text("\n".join(some_urls(200_000)))
     resize(disk, shutil.disk_usage(disk).used + (1 << 20))
     for command in ("plan", "run"):
         done = cli(command, urls, "--out", disk / "run.zarr", *OPTIONS)
         assert done.returncode == 2
         assert re.search(
-            r"needs up to \d+ MiB of disk, there is room for 1 MiB; free some space", done.stderr
+            r"needs at least \d+ MiB of disk, there is room for 1 MiB; free some space", done.stderr
         )
     assert not (disk / "run.zarr").exists()
+
+
+@pytest.mark.slow
+def test_a_list_of_duplicates_is_run_where_as_many_rows_would_have_no_room(
+    disk: Path, cli: Cli, tmp_path: Path
+) -> None:
+    urls = tmp_path / "urls.txt"
+    urls.write_text("\n".join(list(dict.fromkeys(some_urls(6_000)))[:4_000] * 50))
+    resize(disk, shutil.disk_usage(disk).used + (40 << 20))
+    for command in ("plan", "run"):
+        done = cli(command, urls, "--out", disk / "run.zarr", *OPTIONS)
+        assert done.returncode == 0, done.stderr
+        assert re.search(
+            r"if no URL occurs twice, the run needs \d+ MiB of disk, there is room for 40 MiB", done.stderr
+        )
+
+
+def test_a_disk_without_room_for_the_rows_is_refused_once_they_are_known(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    urls, out = str(tmp_path / "urls.txt"), str(tmp_path / "run.zarr")
+    Path(urls).write_text("\n".join(some_urls(300)))
+    settings = ScoringSettings(neighbors=NeighborSettings(n_neighbors=200))
+
+    def go_on() -> None:
+        plan = plan_run([urls], out, settings)
+        execute(plan, SerialExecutor(), Silent(), block_rows=64, backend="cpu")
+
+    said = r"No space left on device: '.*run\.zarr' has room for \d+ MiB, from stage features on it needs"
+    refusal = pytest.raises(TaskError, match=f"{said} up to .*; free some space")
+    with monkeypatch.context() as patch, refusal as refused:
+        patch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=0))
+        go_on()
+    assert refused.value.exit_code == 1
+    assert plan_run([urls], out, settings).unfinished == ["features", "idf", "neighbors"]
+    go_on()
+    assert plan_run([urls], out, settings).unfinished == []
 
 
 def test_what_a_run_holds_already_is_room_for_it(disk: Path) -> None:

@@ -24,14 +24,21 @@ from runtime.faults import start, workers_of
 
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
 from noveltyflow.errors import InputError, ResourceError
+from noveltyflow.runtime import memory
+from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
-from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for, usable_memory
+from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.submit import plan_workflow
+from noveltyflow.store import RunStore
 from noveltyflow.terminal import print_forecast
+from noveltyflow.urls.canonical import canonicalize
 from noveltyflow.urls.shards import plan_shards
 from noveltyflow.workflow import Workflow
 
 SETTINGS = ScoringSettings()
+WORDS = ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22))
 HEAP_BYTES = 16 << 20
 IMPORTED_BYTES = 100 << 20
 """More than this is held by every process that could be given a task."""
@@ -55,11 +62,7 @@ SHAPES = {
     "hosts": ([f"http://h{i}.example/" for i in range(20_000)], SETTINGS, 5_000),
     "paths": (some_urls(20_000), SETTINGS, 5_000),
     "long": ([f"{url}/{f'segment-{i}/' * 30}" for i, url in enumerate(some_urls(30_000))], SETTINGS, 10_000),
-    "words": (
-        some_urls(20_000, seed=1),
-        ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2), n_features=1 << 22)),
-        5_000,
-    ),
+    "words": (some_urls(20_000, seed=1), WORDS, 5_000),
     "not ASCII": (
         cyrillic_urls(6_000),
         ScoringSettings(features=FeatureSettings(analyzer="word", ngram_range=(1, 2))),
@@ -167,6 +170,13 @@ def test_a_bomb_behind_the_sample_is_refused_by_the_forecast(tmp_path: Path) -> 
         planned(tmp_path / "urls.txt", 4 << 30)
 
 
+def test_a_sample_is_made_canonical_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    monkeypatch.setattr(memory, "canonicalize", lambda *args: made.append(args) or canonicalize(*args))
+    memory.sampled_shape(some_urls(10), 10, SETTINGS)
+    assert len(made) == 1
+
+
 def test_larger_inputs_take_more(tmp_path: Path) -> None:
     (tmp_path / "urls.txt").write_text("\n".join(some_urls(2_000)))
     small = planned(tmp_path / "urls.txt", 2 << 30, timed=True)
@@ -217,7 +227,39 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
         ResourceError,
         match=r"stage urls: a task 'canonical' needs \d+ MiB, .* \d+ MiB .*--memory-limit to \d+",
     ):
-        require_fit(tight, "run.zarr")
+        require_fit(tight, "run.zarr", Silent())
+
+
+TIGHT = {
+    "canonical": (some_urls(2_000), SETTINGS, 1, None),
+    "sort": ([f"{url}/{'segment/' * 115}" for url in some_urls(2_000)], SETTINGS, 2, None),
+    "document_frequency_combine": (some_urls(2_000), WORDS, 1, None),
+    "tile": (some_urls(2_000), SETTINGS, 1, 90_000),
+}
+"""By the hungriest task: a list, its settings, threads of a worker, rows in a block where they are asked for."""
+
+
+@pytest.mark.parametrize("shape", TIGHT)
+def test_the_limit_that_a_refusal_names_is_enough_for_all_tasks_and_no_more(
+    shape: str, tmp_path: Path
+) -> None:
+    lines, settings, threads, block_rows = TIGHT[shape]
+    (tmp_path / "urls.txt").write_text("\n".join(lines))
+    shards = plan_shards([str(tmp_path / "urls.txt")], settings.input)
+
+    def plan(memory_limit: int) -> None:
+        capacity = Capacity(2, threads, memory_limit)
+        found = forecast(shards, settings, capacity, block_rows=block_rows, rows=200_000)
+        require_fit(found, str(tmp_path / "run.zarr"), Silent())
+
+    with pytest.raises(ResourceError, match=r"needs [\d,]+ MiB, a worker has \d+ MiB") as refused:
+        plan(limit_for(LEAST_TASK_BYTES, threads))
+    named = re.search(r"a task '(\w+)' needs .*--memory-limit to (\d+) MiB", str(refused.value))
+    assert named is not None
+    assert named[1] == shape
+    plan(int(named[2]) << 20)
+    with pytest.raises(ResourceError):
+        plan((int(named[2]) - 2) << 20)
 
 
 def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None:
@@ -228,6 +270,30 @@ def test_run_refuses_before_it_stores_anything(cli: Cli, tmp_path: Path) -> None
         assert "stage urls" in done.stderr
         assert "--memory-limit to" in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
+
+
+def test_a_run_that_goes_on_with_less_memory_is_refused_before_its_tiles(tmp_path: Path) -> None:
+    urls, out = str(tmp_path / "urls.txt"), str(tmp_path / "run.zarr")
+    Path(urls).write_text("\n".join(some_urls(300)))
+    settings = ScoringSettings(features=FeatureSettings(n_features=512))
+
+    def go_on(allowed: int) -> None:
+        plan = plan_run([urls], out, settings)
+        execute(plan, SerialExecutor(allowed), Silent(), block_rows=64, backend="cpu")
+
+    go_on(1 << 30)
+    store = RunStore(out, writable=True)
+    store.unmark("neighbors")
+    with pytest.raises(
+        ResourceError,
+        match=r"stage neighbors: a tile of 64 rows, as this run was begun with, needs \d+ MiB, a worker has 16 MiB",
+    ) as refused:
+        go_on(16 << 20)
+    assert refused.value.exit_code == 2
+    named = re.search(r"--memory-limit to (\d+) MiB", str(refused.value))
+    assert named is not None
+    go_on(usable_memory(int(named[1]) << 20))
+    assert plan_run([urls], out, settings).unfinished == []
 
 
 def test_plan_prints_every_stage_and_stores_nothing(cli: Cli, tmp_path: Path) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from noveltyflow.config import ClusterSettings, InputSettings, ScoringSettings
 from noveltyflow.errors import ResourceError, SettingsError, TaskError
 from noveltyflow.runtime.cluster import memory_limit
+from noveltyflow.runtime.disk import room_for
 from noveltyflow.runtime.forecast import Capacity, forecast, require_fit
 from noveltyflow.runtime.plan import (
     LEAST_TASK_BYTES,
@@ -19,6 +21,7 @@ from noveltyflow.runtime.plan import (
     require_worker_memory,
     usable_memory,
 )
+from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages.neighbors import _require_disk
 from noveltyflow.urls.shards import plan_shards
 
@@ -69,7 +72,9 @@ def test_the_least_limit_of_a_worker_is_enough_for_a_short_list(tmp_path: Path) 
     with pytest.raises(ResourceError, match=f"it needs {least >> 20} MiB"):
         require_worker_memory(least - 1)
     shards = plan_shards([str(tmp_path / "urls.txt")], InputSettings())
-    require_fit(forecast(shards, ScoringSettings(), Capacity(1, 1, least)), str(tmp_path / "run.zarr"))
+    require_fit(
+        forecast(shards, ScoringSettings(), Capacity(1, 1, least)), str(tmp_path / "run.zarr"), Silent()
+    )
 
 
 @pytest.mark.parametrize("text", ["1e400", "nan", "much"])
@@ -91,3 +96,32 @@ def test_a_disk_without_room_for_the_neighbours_is_refused(
     store = SimpleNamespace(path="run.zarr", figures=lambda stage: {"rows": 50})
     with nullcontext() if fits else pytest.raises(TaskError, match=r"No space left.*give the same command"):
         _require_disk(store, 10)  # type: ignore[arg-type]
+
+
+def test_what_there_is_of_the_neighbours_counts_as_room_for_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=11_000_000))
+    store = SimpleNamespace(path=str(tmp_path), figures=lambda stage: {"rows": 50_000})
+    for folder, size in ((".scratch/strips", 600_000), ("neighbors/indices", 400_000)):
+        with pytest.raises(TaskError, match="No space left"):
+            _require_disk(store, 10)  # type: ignore[arg-type]
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "0").write_bytes(bytes(size))
+    _require_disk(store, 10)  # type: ignore[arg-type]
+
+
+def test_folders_that_vanish_meanwhile_hold_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run, look = tmp_path / "run.zarr", os.scandir
+    for name in ("gone", "there"):
+        (run / name).mkdir(parents=True)
+        (run / name / "file").write_bytes(bytes(1 << 20))
+
+    def looked(path: str) -> object:
+        if str(path).endswith("gone"):
+            raise FileNotFoundError(path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", looked)
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
+    assert room_for(str(run)) == 1 << 20

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 from dask.base import collections_to_expr
-from distributed import Client
+from distributed import Client, LocalCluster, SchedulerPlugin
 from distributed.worker import thread_state
 from helpers import some_urls
 
@@ -23,6 +23,7 @@ from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages import read
 from noveltyflow.runtime.stages import urls as stage
 from noveltyflow.runtime.stages.read import partition_shards
+from noveltyflow.store import Scratch
 from noveltyflow.testing.runs import assert_same_content
 from noveltyflow.urls.shards import Shard, plan_shards
 
@@ -42,6 +43,47 @@ def test_any_list_makes_a_bounded_number_of_tasks(n_rows: int, memory: int, url_
     assert strips * found.block_rows >= n_rows
     assert max(numbers.values()) <= MOST_TASKS
     assert all(task.projected_mem <= found.allowed_mem for task in found.tasks)
+
+
+class Ended(SchedulerPlugin):
+    """Counts tasks that ended, by the first part of their name."""
+
+    def __init__(self) -> None:
+        self.counts = Counter[str]()
+
+    def transition(self, key: object, start: str, finish: str, *_: object, **__: object) -> None:
+        if (start, finish) == ("processing", "memory"):
+            self.counts[str(key[0] if isinstance(key, tuple) else key).partition("-")[0]] += 1
+
+
+def test_a_run_has_as_many_tasks_as_planned(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(f"http://h{i}.example/{i}" for i in range(600)))
+    plan = plan_run([str(tmp_path / "urls.txt")], str(tmp_path / "run.zarr"), SETTINGS)
+    ended, threads = Ended(), 3
+    cluster = LocalCluster(
+        n_workers=1,
+        threads_per_worker=threads,
+        processes=False,
+        resources={"CPU": threads},
+        dashboard_address=None,
+    )
+    with cluster, Client(cluster) as client:
+        cluster.scheduler.add_plugin(ended)
+        execute(plan, DaskExecutor(client, "token"), Silent(), block_rows=50, backend="cpu")
+    found = forecast(plan.shards, SETTINGS, Capacity(1, threads, 2 << 30), block_rows=50)
+    # How many tiles a task computes depends on how long they take.
+    planned = {task.name: task.tasks for task in found.tasks if task.name != "tile"}
+    assert planned == {name: ended.counts[name] for name in planned}
+    assert (planned["document_frequency"], planned["document_frequency_combine"]) == (12, 3)
+
+
+def test_pieces_are_planned_as_they_are_written(tmp_path: Path) -> None:
+    (tmp_path / "urls.txt").write_text("\n".join(f"http://a.example/{i}" for i in range(120_000)))
+    shards = plan_shards([str(tmp_path / "urls.txt")], InputSettings())
+    reports = read.read(partition_shards(shards), Scratch(str(tmp_path / "scratch")), InputSettings())
+    found = forecast(shards, SETTINGS, Capacity(1, 1, 2 << 30))
+    written = sum(len(report.names) for report in reports if isinstance(report, read.ReadReport))
+    assert [task.tasks for task in found.tasks if task.name == "canonical"] == [written] == [2]
 
 
 class Counting(SerialExecutor):

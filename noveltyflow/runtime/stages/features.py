@@ -8,9 +8,10 @@ from functools import lru_cache
 import numpy as np
 
 import noveltyflow.features.frequency as frequency
-from noveltyflow.config import FeatureSettings
+from noveltyflow.config import FeatureSettings, ScoringSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
+from noveltyflow.runtime.disk import compressed, neighbor_bytes, require_room
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.plan import COUNTS_PER_THREAD
 from noveltyflow.runtime.progress import Reporter
@@ -19,9 +20,12 @@ from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_columns, read_csr, read_urls, write_csr
+from noveltyflow.store.files import is_local
+from noveltyflow.store.run_store import SCRATCH
 from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
 
 _FREQUENCY = "idf/document_frequency"
+_SAMPLED_BLOCKS, _SAMPLED_ROWS = 8, 500
 
 
 def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> Stored:
@@ -31,11 +35,29 @@ def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> Store
 
 
 def compute_features(
-    store: RunStore, settings: FeatureSettings, executor: Executor, reporter: Reporter, fingerprint: str
+    store: RunStore, settings: ScoringSettings, executor: Executor, reporter: Reporter, fingerprint: str
 ) -> None:
-    """Hash every block, then mark stage `features` done."""
-    nonzeros = hash_blocks(store, settings, executor, reporter, blocks_of(store), fingerprint)
-    finish(store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.n_features)
+    """Hash every block, if there is room for what that makes, then mark stage `features` done."""
+    _require_disk(store, settings)
+    nonzeros = hash_blocks(store, settings.features, executor, reporter, blocks_of(store), fingerprint)
+    finish(
+        store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.features.n_features
+    )
+
+
+def _require_disk(store: RunStore, settings: ScoringSettings) -> None:
+    """Refuse to begin what the disk has no room for: features, judged by rows of some blocks, and neighbours."""
+    if not is_local(store.path):
+        return
+    blocks, n_rows = blocks_of(store), store.figures("urls")["rows"]
+    sampled = n_bytes = 0
+    for block in blocks[:: -(-len(blocks) // _SAMPLED_BLOCKS)]:
+        rows = slice(block.start, min(block.start + _SAMPLED_ROWS, block.stop))
+        counts = hash_block(store.read("rows/url", rows).tolist(), settings.features)
+        sampled += counts.shape[0]
+        n_bytes += compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
+    needed = n_bytes * n_rows // sampled + neighbor_bytes(n_rows, settings.neighbors.n_neighbors)
+    require_room(store.path, "features", needed, "features", "neighbors", SCRATCH)
 
 
 def hash_blocks(

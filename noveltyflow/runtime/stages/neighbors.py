@@ -9,7 +9,6 @@ through, tasks named `merge` move the neighbours of each strip to their final pl
 from __future__ import annotations
 
 import logging
-import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -18,10 +17,11 @@ from dataclasses import asdict, astuple
 import numpy as np
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import FREE_SPACE, ResourceError, StoreError, TaskError
+from noveltyflow.errors import ResourceError, StoreError, TaskError
+from noveltyflow.runtime.disk import neighbor_bytes, require_room
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Assignment, Handout, TileTable
-from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, mebibytes
+from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, limit_for, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
@@ -41,7 +41,7 @@ from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
-from noveltyflow.store.files import is_local
+from noveltyflow.store.run_store import SCRATCH
 
 log = logging.getLogger(__name__)
 
@@ -227,10 +227,11 @@ def _plan_tiles(
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
     needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
     if (needed := needs(block_rows, 1)) > allowed:
+        limit = limit_for(needed, executor.threads_per_worker)
         raise ResourceError(
-            f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, "
-            f"needs {mebibytes(needed)}, a worker has {mebibytes(allowed)} a thread; raise --memory-limit, "
-            "lower --threads-per-worker, or start anew with --overwrite"
+            f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, needs {mebibytes(needed)}, "
+            f"a worker has {mebibytes(allowed)} a thread for it; raise --memory-limit to {limit >> 20} MiB, lower "
+            "--threads-per-worker, or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
     if device_bytes is not None:
@@ -241,15 +242,9 @@ def _plan_tiles(
 
 
 def _require_disk(store: RunStore, n_neighbors: int) -> None:
-    """Refuse to begin what the disk of the run folder has no room for: neighbours, and their checkpoints before."""
-    if not is_local(store.path):
-        return
-    needed, free = 2 * 12 * n_neighbors * store.figures("urls")["rows"], shutil.disk_usage(store.path).free
-    if free < needed:
-        raise TaskError(
-            f"No space left on device for stage neighbors: it needs up to {mebibytes(needed)}, {store.path} has "
-            f"{mebibytes(free)}; {FREE_SPACE}"
-        )
+    """Refuse to begin what the disk of the run folder has no room for."""
+    needed = neighbor_bytes(store.figures("urls")["rows"], n_neighbors)
+    require_room(store.path, "neighbors", needed, "neighbors", SCRATCH)
 
 
 def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:

@@ -161,7 +161,9 @@ class UrlStage:
         allowed, n_threads = self.executor.memory_per_thread, self.executor.n_threads
         # An earlier command may have had other workers, and have stored blocks of the size that fitted those.
         asked = self.block_rows or allocated_block_rows(self.store, n_rows)
-        block_rows, _ = fit_blocks(shape, self.settings, self.backends, allowed, n_threads, asked)
+        block_rows, _ = fit_blocks(
+            shape, self.settings, self.backends, allowed, n_threads, asked, self.executor.threads_per_worker
+        )
         blocks = split_rows(n_rows, block_rows)
         with_time = self.settings.input.time_column is not None
         allocate_rows(self.store, n_rows, block_rows, with_time=with_time)
