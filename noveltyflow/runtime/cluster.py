@@ -46,6 +46,8 @@ quiet cores a run of 500 rows took 5.7, 6.1 and 7.6 s with 1, 2 and 4 workers, 3
 EPYC), and 8.7 s with 2 workers on an older Intel Xeon."""
 _CLOSE_SECONDS = 15.0
 """How long a cluster started here may take to end; it takes about one."""
+_START_SECONDS = 300.0
+"""And how long until all its workers are there."""
 
 log = logging.getLogger(__name__)
 
@@ -75,10 +77,21 @@ def connect(settings: ClusterSettings) -> Iterator[Client]:
     with dask.config.set(DASK_CONFIG):
         if settings.scheduler is None:
             with _local_cluster(settings) as cluster, Client(cluster) as client:
+                _wait_for(client, len(cluster.worker_spec))
                 yield client
         else:
             with _existing(settings, settings.scheduler) as client:
                 yield client
+
+
+def _wait_for(client: Client, n_workers: int) -> None:
+    """Wait until own workers are there: one that was lost while it started on a busy machine is started again."""
+    try:
+        client.wait_for_workers(n_workers, timeout=_START_SECONDS)
+    except TimeoutError as error:
+        raise ResourceError(
+            f"of {n_workers} workers not all have started within {_START_SECONDS:.0f} s; ask for fewer with --workers"
+        ) from error
 
 
 @contextmanager

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,13 @@ from distributed import LocalCluster
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime import cluster
-from noveltyflow.runtime.cluster import choose_backends, connect, local_capacity, slots_of
+from noveltyflow.runtime.cluster import (
+    choose_backends,
+    connect,
+    local_capacity,
+    local_cluster_options,
+    slots_of,
+)
 from noveltyflow.runtime.dask_executor import DaskExecutor
 
 LOCAL = {"memory_limit": "1GiB", "dashboard_address": "127.0.0.1:0"}
@@ -94,3 +103,32 @@ def test_without_dask_cuda_gpu_is_refused_and_auto_says_so(
     with connect(ClusterSettings(workers=1, **LOCAL)) as client:
         assert choose_backends(client, "auto") == ["cpu"]
     assert "no dask-cuda" in caplog.text
+
+
+@pytest.fixture
+def late(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A cluster that loses its worker as soon as it has started, and whose nanny then starts another."""
+
+    def started(settings: ClusterSettings) -> LocalCluster:
+        begun = LocalCluster(**local_cluster_options(settings))
+        (nanny,) = begun.workers.values()
+        os.kill(nanny.pid, signal.SIGKILL)
+        while begun.scheduler.workers:
+            time.sleep(0.01)
+        return begun
+
+    monkeypatch.setattr(cluster, "_started_cluster", started)
+
+
+def test_workers_that_are_lost_at_once_are_waited_for(late: None) -> None:
+    with connect(ClusterSettings(backend="cpu", workers=1, **LOCAL)) as client:
+        assert choose_backends(client, "cpu") == ["cpu"]
+
+
+def test_workers_that_never_come_end_the_command(late: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_START_SECONDS", 0.01)
+    with (
+        pytest.raises(ResourceError, match="of 1 workers not all have started within 0 s; ask for fewer"),
+        connect(ClusterSettings(backend="cpu", workers=1, **LOCAL)),
+    ):
+        pass
