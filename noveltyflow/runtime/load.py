@@ -10,11 +10,13 @@ from typing import Any
 import psutil
 
 from noveltyflow.errors import ResourceError
-from noveltyflow.runtime.plan import USABLE_SHARE, mebibytes
+from noveltyflow.runtime.plan import TASK_BYTES, USABLE_SHARE, mebibytes
 
 HOST_SECONDS = 300.0
 """How long a task waits for memory of its host."""
 _LOOK_SECONDS = 1.0
+_SPILL_SLACK = 1 << 19
+"""Bytes: reports of the run's own tasks may be spilled, too."""
 
 log = logging.getLogger(__name__)
 
@@ -48,8 +50,8 @@ class Load:
 
     @property
     def pressed(self) -> bool:
-        """Whether it holds more than tasks may count on."""
-        return self.paused or self.rss > USABLE_SHARE * self.limit
+        """Whether it gets no tasks: it holds more than these may count on, or its host has next to nothing left."""
+        return self.paused or self.rss > USABLE_SHARE * self.limit or self.host_free < TASK_BYTES
 
     def pressed_since(self, spilled: int) -> bool:
         """Whether it is pressed, or Dask had to spill more since there were `spilled` bytes on the disk.
@@ -57,7 +59,7 @@ class Load:
         What a run itself leaves with Dask is small. Where others use the same workers, a spill makes room that is
         theirs: tasks that took it would push out ever more.
         """
-        return self.pressed or self.spilled > spilled
+        return self.pressed or self.spilled > spilled + _SPILL_SLACK
 
     def room(self, held: int, tasks: int | None = None) -> int:
         """Bytes for one task, of as many as there are threads unless `tasks` says how many there are at once.

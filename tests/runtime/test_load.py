@@ -35,14 +35,16 @@ def test_room_is_no_more_than_the_host_has() -> None:
 def test_pressure_is_a_pause_or_a_limit_that_is_near() -> None:
     assert Load(810 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
     assert Load(100 * MIB, 1000 * MIB, 1, paused=True, host_free=0).pressed
-    assert not Load(790 * MIB, 1000 * MIB, 1, paused=False, host_free=0).pressed
+    assert not Load(790 * MIB, 1000 * MIB, 1, paused=False, host_free=32 * MIB).pressed
+    assert Load(100 * MIB, 1000 * MIB, 1, paused=False, host_free=31 * MIB).pressed
 
 
 def test_pressure_is_also_what_dask_has_spilled_meanwhile() -> None:
-    spilled = Load(100 * MIB, 1000 * MIB, 1, paused=False, host_free=0, spilled=30 * MIB)
+    spilled = Load(100 * MIB, 1000 * MIB, 1, paused=False, host_free=1 << 40, spilled=30 * MIB)
     assert spilled.pressed_since(29 * MIB)
     assert not spilled.pressed_since(30 * MIB)
     assert not spilled.pressed_since(31 * MIB)
+    assert not spilled.pressed_since(30 * MIB - 1000)  # what the run itself reports
     assert Load(100 * MIB, 1000 * MIB, 1, paused=True, host_free=0).pressed_since(0)
 
 

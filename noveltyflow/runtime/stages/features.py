@@ -11,7 +11,7 @@ import noveltyflow.features.frequency as frequency
 from noveltyflow.config import FeatureSettings, ScoringSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
-from noveltyflow.runtime.disk import compressed, neighbor_bytes, require_room
+from noveltyflow.runtime.disk import compressed, neighbor_bytes, require_room, room_for
 from noveltyflow.runtime.executor import Executor
 from noveltyflow.runtime.plan import COUNTS_PER_THREAD
 from noveltyflow.runtime.progress import Reporter
@@ -26,6 +26,8 @@ from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
 
 _FREQUENCY = "idf/document_frequency"
 _SAMPLED_BLOCKS, _SAMPLED_ROWS = 8, 500
+_AMPLE_BYTES = 1 << 16
+"""Room for each row, with which no row needs to be looked at: chunks, which may be large, are read whole for that."""
 
 
 def hash_rows(store: RunStore, block: Block, settings: FeatureSettings) -> Stored:
@@ -39,6 +41,7 @@ def compute_features(
 ) -> None:
     """Hash every block, if there is room for what that makes, then mark stage `features` done."""
     _require_disk(store, settings)
+    store.make_group("features")
     nonzeros = hash_blocks(store, settings.features, executor, reporter, blocks_of(store), fingerprint)
     finish(
         store, "features", fingerprint, executor, nonzeros=nonzeros, n_features=settings.features.n_features
@@ -50,13 +53,16 @@ def _require_disk(store: RunStore, settings: ScoringSettings) -> None:
     if not is_local(store.path):
         return
     blocks, n_rows = blocks_of(store), store.figures("urls")["rows"]
+    neighbors = neighbor_bytes(n_rows, settings.neighbors.n_neighbors)
+    if (room_for(store.path) or 0) > neighbors + n_rows * _AMPLE_BYTES:
+        return
     sampled = n_bytes = 0
     for block in blocks[:: -(-len(blocks) // _SAMPLED_BLOCKS)]:
         rows = slice(block.start, min(block.start + _SAMPLED_ROWS, block.stop))
         counts = hash_block(store.read("rows/url", rows).tolist(), settings.features)
         sampled += counts.shape[0]
         n_bytes += compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
-    needed = n_bytes * n_rows // sampled + neighbor_bytes(n_rows, settings.neighbors.n_neighbors)
+    needed = n_bytes * n_rows // sampled + neighbors
     require_room(store.path, "features", needed, "features", "neighbors", SCRATCH)
 
 
@@ -72,7 +78,6 @@ def hash_blocks(
     n_rows = sum(block.n_rows for block in blocks)
     reporter.start("hash", n_rows, "rows")
     nonzeros = 0
-    store.make_group("features")
     tasks = {key_of(block): (store, block, settings) for block in blocks}
     for _, (rows, nnz) in resumed(store, "features", fingerprint, executor, "hash", hash_rows, tasks):
         nonzeros += nnz
