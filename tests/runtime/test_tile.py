@@ -143,7 +143,12 @@ def load(rss: int = 0, spilled: int = 5, *, paused: bool = False) -> Load:
 
 @pytest.mark.parametrize(
     ("then", "strips", "blocks"),
-    [(load(), STRIPS, 8), (load(paused=True), 1, 3), (load(rss=1 << 40), 1, 3), (load(spilled=1 << 20), 1, 3)],
+    [
+        (load(), STRIPS, 8),
+        (load(paused=True), 1, 3),
+        (load(rss=1 << 40), 1, 3),
+        (load(spilled=1 << 20), 1, 3),
+    ],
     ids=["none", "paused", "full", "spilled"],
 )
 def test_under_pressure_a_task_ends_early_and_the_next_span_is_half_as_large(
