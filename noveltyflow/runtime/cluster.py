@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import time
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -271,6 +272,8 @@ def _end(cluster: Any) -> None:
 
 def _started_cluster(settings: ClusterSettings) -> Any:
     backend, options = _local_backend(settings)
+    # Where another command takes the port between our look and Dask's, the note on the dashboard tells which it is.
+    warnings.filterwarnings("ignore", r"Port \d+ is already in use", UserWarning)
     if backend == "cpu":
         return LocalCluster(**options)
     from dask_cuda import LocalCUDACluster

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import socket
 import subprocess
+import warnings
 from pathlib import Path
 
 import psutil
 import pytest
 from runtime.faults import OPTIONS, kill_group, start, when
 
-from noveltyflow.runtime.cluster import _free_dashboard
+from noveltyflow.config import ClusterSettings
+from noveltyflow.runtime import cluster
+from noveltyflow.runtime.cluster import _free_dashboard, connect
 
 LOOPBACK = {"127.0.0.1", "::1"}
 
@@ -53,3 +56,15 @@ def test_all_listen_on_loopback_but_for_a_dashboard_that_is_told_otherwise(
     assert beyond == ({("0.0.0.0", port)} if shown_to_all else set())
     # A scheduler and its dashboard, two nannies, and two workers with theirs.
     assert len(found) >= 6
+
+
+def test_a_port_that_is_taken_meanwhile_is_no_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cluster, "_free_dashboard", lambda address: address)
+    with socket.create_server(("127.0.0.1", 0)) as other, warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        port = other.getsockname()[1]
+        address = f"127.0.0.1:{port}"
+        settings = ClusterSettings(backend="cpu", workers=1, memory_limit="1GiB", dashboard_address=address)
+        with connect(settings) as client:
+            assert f":{port}/" not in client.dashboard_link
+    assert not [warning for warning in told if "already in use" in str(warning.message)]
