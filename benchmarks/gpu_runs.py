@@ -114,7 +114,7 @@ def _cluster(folder: Path, kinds: Sequence[str]) -> Iterator[str]:
 
 
 def _has_all(client: object, kinds: Sequence[str]) -> bool:
-    from noveltyflow.runtime.cluster import slots_of
+    from noveltyflow.runtime.seats import slots_of
 
     slots = slots_of(client)  # type: ignore[arg-type]
     return all(slots[kind] for kind in kinds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from functools import reduce
@@ -20,9 +19,9 @@ from distributed import Client, Future, KilledWorker, as_completed
 from distributed.comm import CommClosedError
 
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
-from noveltyflow.runtime.cluster import RESOURCES, Seat, choose_backends, slots_of
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
+from noveltyflow.runtime.seats import RESOURCES, Seat, choose_backends, slots_of, wait_for_workers
 from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
 
 _RETRIES = 2
@@ -177,19 +176,12 @@ class DaskExecutor:
         try:
             # Their nannies replace them. Asked to restart a worker, a busy one starts the new one twice.
             self._client.run(_end_soon, workers=full)
-            self._wait_until_replaced(full, len(workers))
+            there = wait_for_workers(self._client, len(workers), _RESTART_SECONDS, gone=full)
+            if there < len(workers):
+                raise TimeoutError(f"after {_RESTART_SECONDS} s")
         except Exception as error:
             # The run goes on with whichever workers there are, and waits for them where there are none.
             log.warning("not all workers were replaced: %s: %s", type(error).__name__, error)
-
-    def _wait_until_replaced(self, old: Sequence[str], number: int) -> None:
-        deadline = time.monotonic() + _RESTART_SECONDS
-        while time.monotonic() < deadline:
-            there = self._client.scheduler_info(n_workers=-1)["workers"]
-            if len(there) >= number and not set(old) & set(there):
-                return
-            time.sleep(0.1)
-        raise TimeoutError(f"after {_RESTART_SECONDS} s")
 
 
 def _grouped(tasks: Sequence[Task]) -> list[Sequence[Task]]:

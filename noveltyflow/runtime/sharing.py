@@ -13,8 +13,8 @@ from typing import Any
 from distributed import Client, Future, wait
 
 from noveltyflow.errors import TaskError
-from noveltyflow.runtime.cluster import Seat, seats_of
 from noveltyflow.runtime.executor import SharedWork, Task
+from noveltyflow.runtime.seats import Seat, seats_of
 
 LOOK_SECONDS = 2.0
 """How often the workers are looked at."""

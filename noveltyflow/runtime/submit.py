@@ -76,8 +76,9 @@ def plan_workflow(
     shards = plan_shards(workflow.inputs, workflow.input)
     _quiet_dask()
     # Imported late, so that inputs are refused without waiting for dask and numba.
-    from noveltyflow.runtime.cluster import capacity_of, choose_backends, connect, local_capacity
+    from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity
     from noveltyflow.runtime.forecast import forecast, require_fit
+    from noveltyflow.runtime.seats import choose_backends
 
     if cluster.scheduler is None:
         capacity = local_capacity(cluster)

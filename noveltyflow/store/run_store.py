@@ -69,6 +69,12 @@ def _is_json(data: bytes) -> bool:
     return True
 
 
+def _described() -> tuple[dict[str, Any], zarr.Group]:
+    """Files of a group in memory, and the group: what is made there is described as Zarr does it."""
+    files: dict[str, Any] = {}
+    return files, zarr.open_group(MemoryStore(files), mode="w", zarr_format=3)
+
+
 @dataclass(frozen=True)
 class RunStore:
     """A run folder at a path or fsspec address.
@@ -253,8 +259,8 @@ class RunStore:
 
         One that is there already, with the same description, stays as it is.
         """
-        wanted: dict[str, Any] = {}
-        zarr.open_group(MemoryStore(wanted), mode="w", zarr_format=3).create_array(
+        wanted, described = _described()
+        described.create_array(
             name,
             shape=shape,
             chunks=(chunk_rows, *(max(1, length) for length in shape[1:])),
@@ -269,8 +275,8 @@ class RunStore:
 
     def make_group(self, name: str) -> None:
         """Make a group, or mend its description; what is in it stays."""
-        wanted: dict[str, Any] = {}
-        zarr.open_group(MemoryStore(wanted), mode="w", zarr_format=3).create_group(name)
+        wanted, described = _described()
+        described.create_group(name)
         self._describe(wanted)
 
     def _describe(self, wanted: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from deploy.hand_cluster import ROOT, Launch, environment, write_script
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
 
-from noveltyflow.runtime.cluster import CPU_RESOURCE
+from noveltyflow.runtime.seats import CPU_RESOURCE
 
 ADDRESS = "tcp://127.0.0.1:8786"
 

@@ -22,7 +22,8 @@ from helpers import Cli
 
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError
-from noveltyflow.runtime.cluster import CPU_RESOURCE, DASK_CONFIG, choose_backends, connect
+from noveltyflow.runtime.cluster import DASK_CONFIG, connect
+from noveltyflow.runtime.seats import CPU_RESOURCE, choose_backends
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.testing.runs import assert_same_content
 

@@ -17,13 +17,12 @@ from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime import cluster
 from noveltyflow.runtime.cluster import (
-    choose_backends,
     connect,
     local_capacity,
     local_cluster_options,
-    slots_of,
 )
 from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.seats import choose_backends, slots_of
 
 LOCAL = {"memory_limit": "1GiB", "dashboard_address": "127.0.0.1:0"}
 

@@ -178,7 +178,7 @@ def test_a_gpu_that_is_not_there_is_missed_before_any_work(cli: Cli, urls: Path,
 
 
 def test_auto_says_who_computes(scheduler: str, caplog: pytest.LogCaptureFixture) -> None:
-    from noveltyflow.runtime.cluster import choose_backends
+    from noveltyflow.runtime.seats import choose_backends
 
     with Client(scheduler) as client, caplog.at_level("INFO", "noveltyflow"):
         assert choose_backends(client, "auto") == ["cpu"]

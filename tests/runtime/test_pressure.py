@@ -14,11 +14,11 @@ from distributed import Client
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.runtime import sharing
-from noveltyflow.runtime.cluster import seats_of
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import Executor, SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.seats import seats_of
 from noveltyflow.runtime.stages.neighbors import _SharedTiles
 from noveltyflow.testing.runs import assert_same_content
 

@@ -14,9 +14,9 @@ import pytest
 from distributed import Client
 
 from noveltyflow.errors import TaskError
-from noveltyflow.runtime import cluster, sharing
-from noveltyflow.runtime.cluster import Seat, seats_of
+from noveltyflow.runtime import sharing
 from noveltyflow.runtime.disk import HOST_METRIC, METRIC, RoomWatch, fullest
+from noveltyflow.runtime.seats import Seat, seats_of, slots_of
 from noveltyflow.runtime.sharing import Sharing
 from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
 from noveltyflow.runtime.stages.tile import TileJob
@@ -111,7 +111,7 @@ def test_who_is_paused_or_near_the_limit_or_has_a_full_disk_or_host_is_not_ready
         ("alone", 2, True),
         ("crowded", 2, False),
     ]
-    assert cluster.slots_of(client_of(workers))["cpu"] == 14
+    assert slots_of(client_of(workers))["cpu"] == 14
 
 
 def test_only_those_that_are_ready_get_tasks_and_as_many_as_they_have_slots(

@@ -20,11 +20,12 @@ from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_columns, read_csr, read_urls, write_csr
-from noveltyflow.store.files import is_local
 from noveltyflow.store.run_store import SCRATCH
 from noveltyflow.types import CsrMatrix, Float64Array, Int64Array
 
 _FREQUENCY = "idf/document_frequency"
+_ROOM = ("features", "neighbors", SCRATCH)
+"""Parts of the run folder whose present content is room for what is still to be stored."""
 _SAMPLED_BLOCKS, _SAMPLED_ROWS = 8, 500
 _AMPLE_BYTES = 1 << 16
 """Room for each row, with which no row needs to be looked at: chunks, which may be large, are read whole for that."""
@@ -50,11 +51,10 @@ def compute_features(
 
 def _require_disk(store: RunStore, settings: ScoringSettings) -> None:
     """Refuse to begin what the disk has no room for: features, judged by rows of some blocks, and neighbours."""
-    if not is_local(store.path):
-        return
     blocks, n_rows = blocks_of(store), store.figures("urls")["rows"]
     neighbors = neighbor_bytes(n_rows, settings.neighbors.n_neighbors)
-    if (room_for(store.path) or 0) > neighbors + n_rows * _AMPLE_BYTES:
+    room = room_for(store.path, *_ROOM)
+    if room is None or room > neighbors + n_rows * _AMPLE_BYTES:
         return
     sampled = n_bytes = 0
     for block in blocks[:: -(-len(blocks) // _SAMPLED_BLOCKS)]:
@@ -63,7 +63,7 @@ def _require_disk(store: RunStore, settings: ScoringSettings) -> None:
         sampled += counts.shape[0]
         n_bytes += compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
     needed = n_bytes * n_rows // sampled + neighbors
-    require_room(store.path, "features", needed, "features", "neighbors", SCRATCH)
+    require_room(store.path, "features", needed, *_ROOM)
 
 
 def hash_blocks(

@@ -9,7 +9,6 @@ from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import (
     collect,
     largest,
-    still_possible,
     threshold,
     unwalked,
     walk,
@@ -153,8 +152,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     group_places = _group_places(index)
     for share in SHARES[1:]:
         if found > AT_ONCE:
-            settle_best(index, members, query, found, skip, scratch)
-            found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
+            found = settle_best(index, members, query, found, skip, scratch)
         places = found * group_places
         spent = scratch.work[0] - begun
         if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
@@ -174,11 +172,9 @@ def _settle_all(
     index: GroupIndex, members: Members, query: Query, found: int, skip: float, scratch: Scratch
 ) -> None:
     """Settle the candidates, those with the largest sums first: they raise the threshold for the others."""
-    settle_best(index, members, query, found, skip, scratch)
-    found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
+    found = settle_best(index, members, query, found, skip, scratch)
     while AT_ONCE < found <= _FEW:
-        settle_best(index, members, query, found, skip, scratch)
-        found = still_possible(scratch, found, threshold(query.similarities[-1], skip))
+        found = settle_best(index, members, query, found, skip, scratch)
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
 
 
@@ -204,6 +200,5 @@ def _seed(index: GroupIndex, members: Members, query: Query, known: int, scratch
             found = collect(scratch, max(1, largest(scratch.accumulators) // 2))
         next_list = scratch.end[step] - scratch.cursor[step]
         for _ in range(_BEFORE_LONG_LIST if next_list > budget else 1):
-            settle_best(index, members, query, found, max(0.0, half), scratch)
-            found = still_possible(scratch, found, threshold(query.similarities[-1], max(0.0, half)))
+            found = settle_best(index, members, query, found, max(0.0, half), scratch)
         budget *= 4

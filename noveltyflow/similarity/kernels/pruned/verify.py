@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.accumulate import threshold
+from noveltyflow.similarity.kernels.pruned.accumulate import still_possible, threshold
 from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch
@@ -125,12 +125,13 @@ def _bound_members(
 @uncounted
 def settle_best(
     index: GroupIndex, members: Members, query: Query, found: int, skipped: float, scratch: Scratch
-) -> None:
-    """Settle the `AT_ONCE` candidates with the largest sums, the largest first."""
+) -> int:
+    """Settle the `AT_ONCE` candidates with the largest sums, the largest first; how many are still possible then."""
     sums, best, chosen = scratch.accumulators, scratch.best, 0
     for candidate in scratch.candidates[:found]:
         chosen = _keep_largest(sums, candidate, best, chosen)
     settle(index, members, query, best[:chosen], skipped, scratch)
+    return still_possible(scratch, found, threshold(query.similarities[-1], skipped))
 
 
 @uncounted
