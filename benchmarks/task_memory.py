@@ -43,7 +43,7 @@ SHAPES = {
     "gov": ((Part("gov_1m.txt.gz", 200_000),), ScoringSettings()),
     "gov, words": ((Part("gov_1m.txt.gz", 200_000),), _WORDS),
     "npm": ((Part(NPM, 200_000),), ScoringSettings()),
-    "tweetfeed": ((Part("tweetfeed.csv.gz", 100_000),), ScoringSettings()),
+    "tweetfeed": ((Part("tweetfeed.csv.gz", 200_000),), ScoringSettings()),
     "scoop timeline": ((Part("scoop_timeline.csv.gz", 100_000),), ScoringSettings()),
     "adblock + tweetfeed": (
         (Part("adblock_requests.txt.gz"), Part("tweetfeed.csv.gz", 80_000)),

@@ -228,15 +228,18 @@ def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int |
     Raises
     ------
     SettingsError
-        When the text is no number of bytes.
+        When the text is no number of bytes above 0.
     """
     text = getattr(settings, name)
     if text is None:
         return None
     try:
-        return int(parse_bytes(text))
-    except (ValueError, OverflowError) as error:
-        raise SettingsError(f"{name} {text!r} is not a number of bytes such as 700MiB or 2GB") from error
+        limit = int(parse_bytes(text))
+    except (ValueError, OverflowError):
+        limit = 0
+    if limit <= 0:
+        raise SettingsError(f"{name} {text!r} is not a number of bytes such as 700MiB or 2GB")
+    return limit
 
 
 def default_workers(settings: ClusterSettings) -> int:

@@ -201,7 +201,7 @@ def _untimed(
     return Forecast(
         lines=shape.lines,
         rows=n_rows,
-        nonzeros=int(n_rows * shape.nonzeros_per_row),
+        nonzeros=int(shape.nonzeros.sum_of(n_rows)),
         block_rows=block_rows,
         blocks=-(-n_rows // block_rows),
         workers=capacity.workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -26,6 +27,8 @@ from noveltyflow.urls.canonical import CanonicalBatch, canonicalize
 _MIB = 1 << 20
 _BUFFERS = 20 * _MIB
 """What a task takes besides its data where it computes no tiles: buffers of codecs and of Arrow."""
+_SMALL_BUFFERS = 8 * _MIB
+"""The same of a task that holds hardly anything of what it reads twice."""
 _STRING = 57
 """Bytes of a Python string besides its characters, and of the reference to it."""
 _LEAST_PIECE_RECORDS = 50_000
@@ -36,7 +39,40 @@ _PIECE_BYTES = 2 * 16 * _MIB
 _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
-_PARTS, _LEAST_IN_PART = 8, 200
+_WINDOWS, _LEAST_IN_WINDOW = (8, 4, 2, 1), 200
+"""Shares of a sample for which it is known how much neighbouring values come to, and how many these are at least."""
+
+
+@dataclass(frozen=True)
+class Densest:
+    """How much consecutive values come to at most, by how many they are; long URLs, for example, stand together.
+
+    Attributes
+    ----------
+    counts : tuple of float
+        Numbers of consecutive values, ascending up to all of them.
+    sums : tuple of float
+        What so many come to where they are largest.
+    """
+
+    counts: tuple[float, ...]
+    sums: tuple[float, ...]
+
+    @classmethod
+    def of(cls, values: AnyArray, lines: int) -> Densest:
+        """Of so many lines, from the values of some; less than an eighth of these tells nothing certain."""
+        n_known, scale = len(values), lines / max(1, len(values))
+        least = min(n_known, _LEAST_IN_WINDOW)
+        windows = sorted({max(least, n_known // part) for part in _WINDOWS})
+        ends = np.append(0.0, np.cumsum(values, dtype=np.float64))
+        sums = [(ends[window:] - ends[: ends.size - window]).max() for window in windows]
+        return cls(tuple(scale * window for window in windows), tuple(scale * float(most) for most in sums))
+
+    def sum_of(self, count: int) -> float:
+        """Most that so many values come to: as dense as fewer of them, and no more than more of them."""
+        known = max(0, bisect_right(self.counts, count) - 1)
+        more = min(known + 1, len(self.counts) - 1)
+        return min(count * self.sums[known] / max(1.0, self.counts[known]), self.sums[more])
 
 
 @dataclass(frozen=True)
@@ -47,37 +83,35 @@ class InputShape:
     ----------
     lines : int
         Records of the input.
-    record_bytes : float
-        Mean size of a record, as UTF-8 or as a Python string, whichever is larger, where it is largest.
-    url_bytes : float
-        Mean length of a canonical URL, where it is longest.
+    record_bytes : Densest
+        Size of a record, as UTF-8 or as a Python string, whichever is larger.
+    url_bytes : Densest
+        Length of a canonical URL, in SURT order.
     growth : float
         Bytes of canonical URLs for each byte of records, where there are most, and at least 1: what is not ASCII
         takes three times as many.
-    nonzeros_per_row : float
-        Mean number of distinct n-grams of a URL, where it is highest.
+    nonzeros : Densest
+        Number of distinct n-grams of a URL, in SURT order.
     piece_bytes, scratch_bytes, stored_bytes : float
         Mean bytes of a record on disk, compressed: its text as it was read, all that there is of it while rows are
         made, and a row with its features.
     """
 
     lines: int
-    record_bytes: float
-    url_bytes: float
+    record_bytes: Densest
+    url_bytes: Densest
     growth: float
-    nonzeros_per_row: float
+    nonzeros: Densest
     piece_bytes: float = 0.0
     scratch_bytes: float = 0.0
     stored_bytes: float = 0.0
 
 
 def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings) -> InputShape:
-    """Shape of an input from some of its records; long URLs stand together, so the densest part counts."""
-    sizes = np.array([_size(text) for text in samples] or [0])
+    """Shape of an input from some of its records."""
+    sizes = np.array([_size(text) for text in samples])
     batch = canonicalize(samples, settings.urls)
     urls = in_surt_order(batch)
-    if not urls:
-        return InputShape(lines, _densest(sizes), _densest(sizes), 1.0, 0.0)
     written = np.array([len(url or "") for url in batch.urls])
     lengths = np.array([len(url) for url in urls])
     counts = hash_block(urls, settings.features)
@@ -89,13 +123,13 @@ def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings)
     features = compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
     return InputShape(
         lines,
-        _densest(sizes),
-        _densest(lengths),
-        max(1.0, _densest(written, sizes)),
-        _densest(np.diff(counts.indptr)),
-        records / len(samples),
-        (scratch + rows) / len(samples) + 80,
-        (rows + features) / len(urls),
+        Densest.of(sizes, lines),
+        Densest.of(lengths, lines),
+        _most_growth(sizes, written),
+        Densest.of(np.diff(counts.indptr), lines),
+        records / max(1, len(samples)),
+        (scratch + rows) / max(1, len(samples)) + 80,
+        (rows + features) / max(1, len(urls)),
     )
 
 
@@ -111,12 +145,11 @@ def in_surt_order(batch: CanonicalBatch) -> list[str]:
     ]
 
 
-def _densest(values: AnyArray, of: AnyArray | None = None) -> float:
-    """The highest mean of some hundreds of neighbouring values, or the highest share of others beside them."""
-    n_parts = max(1, min(_PARTS, len(values) // _LEAST_IN_PART))
-    wholes = np.array_split(np.ones(len(values)) if of is None else of, n_parts)
-    parts = np.array_split(values, n_parts)
-    return float(max(part.sum() / max(1, whole.sum()) for part, whole in zip(parts, wholes, strict=True)))
+def _most_growth(sizes: AnyArray, written: AnyArray) -> float:
+    """Canonical bytes for each byte of records, in the part of the sample that grows most; at least 1."""
+    n_parts = max(1, min(_WINDOWS[0], len(sizes) // _LEAST_IN_WINDOW))
+    parts = zip(np.array_split(written, n_parts), np.array_split(sizes, n_parts), strict=True)
+    return max(1.0, *(float(part.sum() / max(1, whole.sum())) for part, whole in parts))
 
 
 def _at_once(lines: int, records: int) -> int:
@@ -138,17 +171,17 @@ def disk_bytes(shape: InputShape, n_neighbors: int) -> int:
 def input_tasks(shape: InputShape) -> dict[str, int]:
     """Peak bytes of the tasks whose size does not depend on the row blocks."""
     records = min(shape.lines, _PIECE_RECORDS)
-    text = min(int(records * shape.record_bytes), _PIECE_BYTES)
-    urls = int(min(records * shape.url_bytes, _PIECE_BYTES * shape.growth))
+    text = min(int(shape.record_bytes.sum_of(records)), _PIECE_BYTES)
+    urls = int(min(shape.url_bytes.sum_of(records), _PIECE_BYTES * shape.growth))
     pieces = _at_once(shape.lines, _LEAST_PIECE_RECORDS)
     in_range = min(shape.lines, _RANGE_RECORDS) * _at_once(shape.lines, _AIM_RANGE_RECORDS)
     return {
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
-        "read": _BUFFERS + 5 * text + 500 * records,
+        "read": _BUFFERS + 5 * text + 450 * records,
         # Besides: canonical form, SURT and the parts of both, and a table before and after it is collapsed.
         "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
         # The parts hold every URL twice, once in SURT order; in order, collapsed, and packed, they are there again.
-        "sort": _BUFFERS + int(in_range * (8 * shape.url_bytes + 100)),
+        "sort": _BUFFERS + int(10 * shape.url_bytes.sum_of(in_range)) + 60 * in_range,
     }
 
 
@@ -164,7 +197,7 @@ def fit_blocks(
     """Rows in a block, and what its tasks then need; see `choose_block_rows`."""
     n_rows = max(shape.lines, 1)
     smallest = min(asked or SMALLEST_BLOCK, n_rows)
-    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
+    tile = tile_bytes(shape.nonzeros.sum_of, settings, backends)
     span_blocks = SPAN_BLOCKS if tile(smallest, SPAN_BLOCKS) <= allowed else 1
     tasks = block_tasks(shape, settings, backends, span_blocks)
     block_rows = choose_block_rows(
@@ -184,7 +217,7 @@ def most_span_rows(
     shape: InputShape, settings: ScoringSettings, backends: Sequence[str], allowed: int, block_rows: int
 ) -> int:
     """Rows of the spans to which a worker comes, as far as its limit tells; at least one block."""
-    tile, blocks = tile_bytes(shape.nonzeros_per_row, settings, backends), 1
+    tile, blocks = tile_bytes(shape.nonzeros.sum_of, settings, backends), 1
     most = min(max(shape.lines, 1), *(LARGEST_SPANS[backend] for backend in backends))
     while blocks * block_rows < most and tile(block_rows, 2 * blocks) <= allowed:
         blocks *= 2
@@ -197,23 +230,26 @@ def block_tasks(
     """Peak bytes of the tasks that take row blocks, as functions of the rows in a block; tiles of so many blocks."""
     n_features, k = settings.features.n_features, settings.neighbors.n_neighbors
     # A block is cut from whole ranges, which hold every URL twice, once in SURT order; their files are mapped.
-    tile = tile_bytes(shape.nonzeros_per_row, settings, backends)
+    tile = tile_bytes(shape.nonzeros.sum_of, settings, backends)
     in_ranges = min(shape.lines, 2 * _RANGE_RECORDS * _at_once(shape.lines, _AIM_RANGE_RECORDS))
-    ranges = int(in_ranges * (3 * shape.url_bytes + 40))
+    ranges = int(3 * shape.url_bytes.sum_of(in_ranges)) + 40 * in_ranges
 
     def nonzeros(rows: int) -> int:
-        return int(rows * shape.nonzeros_per_row)
+        return int(shape.nonzeros.sum_of(rows))
+
+    def text(rows: int) -> int:
+        return int(shape.url_bytes.sum_of(rows))
 
     def strings(rows: int) -> int:
-        return int(rows * 2 * (_STRING + shape.url_bytes))
+        return 2 * (_STRING * rows + text(rows))
 
     return {
-        "rows": lambda rows: _BUFFERS + ranges + strings(rows),
+        "rows": lambda rows: _SMALL_BUFFERS + ranges + strings(rows),
         # int32 columns and float32 counts, compressed and not; the text is there in bytes too.
-        "hash": lambda rows: _BUFFERS + strings(rows) + int(4 * rows * shape.url_bytes) + 16 * nonzeros(rows),
+        "hash": lambda rows: _BUFFERS + strings(rows) + 4 * text(rows) + 12 * nonzeros(rows),
         # int32 columns and float32 counts, compressed and not; the sum so far, and that of a block.
-        "document_frequency": lambda rows: _BUFFERS + 14 * nonzeros(rows) + 2 * 8 * n_features,
+        "document_frequency": lambda rows: _SMALL_BUFFERS + 12 * nonzeros(rows) + 2 * 8 * n_features,
         "document_frequency_combine": lambda _rows: (FAN_IN + 2) * 8 * n_features,
         "tile": lambda rows: tile(rows, span_blocks),
-        "merge": lambda rows: _BUFFERS + 4 * 12 * k * rows,
+        "merge": lambda rows: _SMALL_BUFFERS + 3 * 12 * k * rows,
     }

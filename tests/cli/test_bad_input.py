@@ -121,6 +121,7 @@ def test_no_scheduler_there(cli: Cli, tmp_path: Path) -> None:
     ("option", "value", "expected"),
     [
         ("--memory-limit", "lots", "memory_limit"),
+        ("--memory-limit", "0", "memory_limit '0' is not a number of bytes"),
         ("--memory-limit", "64MiB", "--memory-limit"),
         ("--n-neighbors", "0", "--n-neighbors: "),
         ("--n-neighbors", "many", "--n-neighbors"),

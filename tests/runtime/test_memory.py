@@ -15,11 +15,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import psutil
 import pytest
 import zstandard
 from helpers import ROOT, Cli, some_urls
+from hypothesis import given
+from hypothesis import strategies as st
 from runtime.faults import start, workers_of
 
 from noveltyflow.config import ClusterSettings, FeatureSettings, ScoringSettings
@@ -27,6 +30,7 @@ from noveltyflow.errors import InputError, ResourceError
 from noveltyflow.runtime import memory
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.forecast import Capacity, Forecast, forecast, require_fit
+from noveltyflow.runtime.memory import Densest
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for, usable_memory
 from noveltyflow.runtime.progress import Silent
@@ -303,3 +307,31 @@ def test_plan_prints_every_stage_and_stores_nothing(cli: Cli, tmp_path: Path) ->
     words = ("rows  2,000,000", "reserved_mem", "allowed_mem", "projected_mem", "disk", "time", *STAGE_OF)
     assert [word for word in words if word not in done.stdout] == []
     assert [path.name for path in tmp_path.iterdir()] == ["urls.txt"]
+
+
+@given(
+    values=st.lists(st.integers(0, 1_000), min_size=1, max_size=900),
+    lines=st.integers(1, 10**9),
+    count=st.integers(1, 10**9),
+    start=st.integers(0, 900),
+)
+def test_rows_that_stand_together_are_no_denser_than_the_model_says(
+    values: list[int], lines: int, count: int, start: int
+) -> None:
+    sample = np.array(values, np.int64)
+    known, most = Densest.of(sample, len(values)), Densest.of(sample, lines)
+    least = min(len(values), 200)
+    for window in {least, *(max(least, len(values) // part) for part in (8, 4, 2, 1))}:
+        assert sum(values[start : start + window]) <= known.sum_of(window) * (1 + 1e-9)
+    # Between windows rows can be as dense as those of two of the shorter ones beside each other.
+    between = least + start % (len(values) - least + 1)
+    assert sum(values[start : start + between]) <= 2 * known.sum_of(between) * (1 + 1e-9)
+    assert most.sum_of(count) <= most.sum_of(count + 1) * (1 + 1e-9)
+    assert most.sum_of(lines) == pytest.approx(sum(values) * lines / len(values))
+
+
+def test_half_of_a_list_may_be_denser_than_all_of_it() -> None:
+    most = Densest.of(np.repeat([100, 10], 1_000), 1_000_000)
+    assert [most.sum_of(rows) for rows in (100_000, 500_000, 750_000, 1_000_000)] == [
+        pytest.approx(total) for total in (10e6, 50e6, 55e6, 55e6)
+    ]

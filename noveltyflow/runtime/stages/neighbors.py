@@ -50,25 +50,24 @@ _MOST_LOSSES = 10
 
 
 def tile_bytes(
-    nonzeros_per_row: float, settings: ScoringSettings, backends: Sequence[str]
+    nonzeros: Callable[[int], float], settings: ScoringSettings, backends: Sequence[str]
 ) -> Callable[[int, int], int]:
     """Projected peak bytes of a `tile` task of any of the backends.
 
-    A function of the rows in a block, and of the blocks in a span.
+    A function of the rows in a block, and of the blocks in a span; `nonzeros` tells how many so many rows have.
     """
     kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
 
     def projected(block_rows: int, span_blocks: int) -> int:
         queries, candidates = (
-            likely_shape(rows, int(nonzeros_per_row * rows), n_features)
+            likely_shape(rows, int(nonzeros(rows)), n_features)
             for rows in (block_rows, span_blocks * block_rows)
         )
         k = settings.neighbors.n_neighbors
-        # When the frequencies are loaded first, they are there as counts, as weights, and in between.
-        return (
-            TASK_BYTES
-            + 2 * 8 * n_features
-            + max(tile_memory(it, queries, candidates, queries.nonzeros, k) for it in kernels)
+        # While the frequencies are loaded, they are there as counts, as weights, and in between.
+        loading = 3 * 8 * n_features
+        return TASK_BYTES + max(
+            loading, *(tile_memory(it, queries, candidates, queries.nonzeros, k) for it in kernels)
         )
 
     return projected
@@ -225,7 +224,8 @@ def _plan_tiles(
     """Compare what tiles need with what workers and devices have."""
     block_rows = store.figures("urls")["block_rows"]
     nonzeros_per_row = store.figures("features")["nonzeros"] / store.figures("urls")["rows"]
-    needs, allowed = tile_bytes(nonzeros_per_row, settings, backends), executor.memory_per_thread
+    needs = tile_bytes(lambda rows: nonzeros_per_row * rows, settings, backends)
+    allowed = executor.memory_per_thread
     if (needed := needs(block_rows, 1)) > allowed:
         limit = limit_for(needed, executor.threads_per_worker)
         raise ResourceError(
