@@ -30,7 +30,7 @@ from kneighbors.table import verdict
 from noveltyflow import cosine_kneighbors, open_run
 from noveltyflow.config import InputSettings, ScoringSettings
 from noveltyflow.features.hashing import hash_block
-from noveltyflow.types import Float32Array
+from noveltyflow.types import Float32Array, Int64Array
 from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.shards import plan_shards
 
@@ -41,7 +41,7 @@ _TOOK = re.compile(r"^took [^:]*: (?P<stages>.*)$", re.MULTILINE)
 
 
 def main() -> int:
-    """Do both, compare every similarity, print the figures."""
+    """Do both, compare every neighbour and similarity, print the figures."""
     arguments = _parser().parse_args()
     settings = ScoringSettings()
     _warm_up(settings)
@@ -49,12 +49,13 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         out = Path(folder) / "run.zarr"
         through_dask, stages = _run(arguments.list, out, arguments.workers, arguments.memory_limit)
-        stored = np.asarray(open_run(str(out)).similarities.compute())
+        run = open_run(str(out))
+        stored = np.asarray(run.indices.compute()), np.asarray(run.similarities.compute())
     answer, after = _plain_loop(arguments.list, settings, arguments.workers)
-    if not np.array_equal(stored, answer):
+    if not (np.array_equal(stored[0], answer[0]) and np.array_equal(stored[1], answer[1])):
         print("the run and the plain loop disagree", file=sys.stderr)
         return 1
-    print(_table(arguments.list.name, len(answer), through_dask, stages, (before, after)))
+    print(_table(arguments.list.name, len(answer[0]), through_dask, stages, (before, after)))
     return 0
 
 
@@ -92,8 +93,8 @@ def _run(source: Path, out: Path, workers: int, memory_limit: str) -> tuple[floa
 
 def _plain_loop(
     source: Path, settings: ScoringSettings, threads: int
-) -> tuple[Float32Array, dict[str, float]]:
-    """Similarities of all rows, and the seconds of each step."""
+) -> tuple[tuple[Int64Array, Float32Array], dict[str, float]]:
+    """Neighbours and similarities of all rows, and the seconds of each step."""
     clock = [time.perf_counter()]
     texts = _texts(source, settings.input)
     clock.append(time.perf_counter())
@@ -106,10 +107,10 @@ def _plain_loop(
     rows = weigh(counts, settings.features, threads=threads)
     del counts
     clock.append(time.perf_counter())
-    _, similarities = cosine_kneighbors(rows, settings.neighbors.n_neighbors, n_jobs=threads)
+    found = cosine_kneighbors(rows, settings.neighbors.n_neighbors, n_jobs=threads)
     clock.append(time.perf_counter())
     steps = ("read", "canonical", "hash", "weight", "search")
-    return similarities, dict(zip(steps, np.diff(clock).tolist(), strict=True))
+    return found, dict(zip(steps, np.diff(clock).tolist(), strict=True))
 
 
 def _texts(source: Path, settings: InputSettings) -> list[str]:
