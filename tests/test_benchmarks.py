@@ -11,9 +11,12 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import memory
+import neighbors
 import pytest
 import simulated_rows
 from helpers import ROOT, some_urls
+from kneighbors.cases import Case
+from kneighbors.table import Line
 
 
 def run(script: str, *args: object, data: Path) -> subprocess.CompletedProcess[str]:
@@ -71,6 +74,23 @@ def test_neighbors_make_one_table(folder: Path, tmp_path: Path) -> None:
         assert number(cells[8]) > 0
         assert number(cells[10]) > 0
         assert cells[13] == "20 rows"
+
+
+def test_a_line_that_goes_wrong_is_named_and_the_others_are_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(case: Case, _scratch: Path) -> Line:
+        if case.name == "gov 200k":
+            raise AssertionError("row 3 has other neighbours")
+        return Line(case, problem="not measured here")
+
+    monkeypatch.setattr(neighbors, "_measure", measure)
+    out = tmp_path / "table.md"
+    for pattern, status in (("gov 200k*", 1), ("scoop*", 0)):
+        monkeypatch.setattr(sys, "argv", ["neighbors.py", "--only", pattern, "--out", str(out)])
+        assert neighbors.main() == status
+        assert ("Left out: gov 200k: FAILED, AssertionError: row 3 has other" in out.read_text()) == status
+        assert "not measured here" in out.read_text()
 
 
 def test_a_pattern_without_a_case_is_refused(tmp_path: Path) -> None:
