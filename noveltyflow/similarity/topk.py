@@ -48,11 +48,6 @@ class TopK:
         """Number of rows."""
         return int(self.indices.shape[0])
 
-    @property
-    def n_neighbors(self) -> int:
-        """Number of slots of each row."""
-        return int(self.indices.shape[1])
-
     def rows(self, start: int, stop: int) -> TopK:
         """Rows `start` to `stop` as views, not copies."""
         return TopK(self.similarities[start:stop], self.indices[start:stop])
