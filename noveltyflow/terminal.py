@@ -151,6 +151,7 @@ def print_info(facts: dict[str, Any]) -> None:
     """Print what a run is made of, as `Run.info` and `unfinished_facts` give it; settings and inputs are left out."""
     shown: dict[str, Callable[[Any], str]] = {
         "audit": audited,
+        "tile_stats": _work,
         "kernel_share": lambda share: "not measured" if share is None else f"{share:.1%}",
         "complete": lambda complete: "yes" if complete else "no",
         "stages_done": lambda stages: ", ".join(stages) or "none",
@@ -160,6 +161,15 @@ def print_info(facts: dict[str, Any]) -> None:
             sys.stdout.write(f"{printable(name):>16}  {printable(shown.get(name, _fact)(value))}\n")
     if facts.get("memory_peaks"):
         print_peaks(facts["memory_peaks"])
+
+
+def _work(stats: Mapping[str, int]) -> str:
+    """Counts of `TileStats`, and its times as shares."""
+    from noveltyflow.similarity.kernels.base import time_shares
+
+    counts = {name: number for name, number in stats.items() if not name.endswith("_ns")}
+    times = [f"{stage} {share:.0%}" for stage, share in time_shares(stats).items()]
+    return ", ".join([_fact(counts), *times])
 
 
 def _fact(value: Any) -> str:

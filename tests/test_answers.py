@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +233,17 @@ def test_info_accounts_for_every_line(here: Cli, small_run: str, table: pd.DataF
     assert facts["urls"] == table["count"].sum()
     assert facts["lines_read"] == facts["lines_blank"] + facts["lines_rejected"] + table["count"].sum()
     assert "lines_read  445" in here("info", small_run).stdout
+
+
+def test_info_tells_where_the_time_of_the_search_went(here: Cli, small_run: str) -> None:
+    facts = json.loads(here("info", small_run, "--json").stdout)["tile_stats"]
+    assert 0 <= facts["skipped_rows"] < facts["query_rows"]
+    assert facts["preparing_ns"] > 0
+    shown = here("info", small_run).stdout
+    assert f"skipped_rows {facts['skipped_rows']:,}, preparing " in shown
+    shares = [int(share) for share in re.findall(r"(?:prepar|seed|accumulat|verify)ing (\d+)%", shown)]
+    assert len(shares) == 4
+    assert abs(sum(shares) - 100) <= 2, "each is rounded"
 
 
 @pytest.mark.parametrize("suffix", [".csv", ".csv.gz", ".jsonl", ".parquet"])

@@ -62,18 +62,22 @@ def test_neighbors_make_one_table(folder: Path, tmp_path: Path) -> None:
     assert [int(number(cells[1])) for cells in growth] == [200, 400, 800]
     assert all(cells[5] == cells[6] == cells[7] == "" for cells in growth)
     assert re.search(r"exponent of \*\*-?\d+\.\d\d\*\*", text)
-    assert growth[0][8:11] == table["gov 200k"][8:11], "the same rows take the same work"
+    assert growth[0][8:12] == table["gov 200k"][8:12], "the same rows take the same work"
 
     shape = table["shape: short and long"]
     assert [shape[1], shape[3]] == ["300", "10"]
-    assert number(shape[11]) > 50, "one row in 300 has nearly all entries"
+    assert number(shape[12]) > 50, "one row in 300 has nearly all entries"
     for cells in (table["gov 200k"], shape):
         ours, peer, ratio = (number(cells[column]) for column in (4, 5, 6))
         assert (peer - 0.01) / (ours + 0.01) - 0.1 <= ratio <= (peer + 0.01) / max(ours - 0.01, 1e-3) + 0.1
         assert cells[5].split("(")[1].startswith(("sparse_dot_topn", "sp_matmul_rs"))
         assert number(cells[8]) > 0
         assert number(cells[10]) > 0
-        assert cells[13] == "20 rows"
+        assert 0 <= number(cells[11]) < 100
+        shares = [number(share) for share in cells[13].split(", ")]
+        assert len(shares) == 4
+        assert abs(sum(shares) - 100) <= 2, "each is rounded"
+        assert cells[15] == "20 rows"
 
 
 def test_a_line_that_goes_wrong_is_named_and_the_others_are_measured(

@@ -91,7 +91,10 @@ class _Counting:
         return self.inner.compute_bytes(queries, candidates, n_neighbors)
 
     def prepare(self, block: CsrMatrix, threads: int = 1) -> PreparedBlock:
-        return self.inner.prepare(block, threads)
+        began = time.perf_counter_ns()
+        prepared = self.inner.prepare(block, threads)
+        self._add(TileStats(preparing_ns=time.perf_counter_ns() - began))
+        return prepared
 
     def compute(
         self,
@@ -111,9 +114,12 @@ class _Counting:
             candidates_start=candidates_start,
             exclude_self=exclude_self,
         )
+        self._add(work)
+        return found, work
+
+    def _add(self, work: TileStats) -> None:
         with self._lock:
             self.work += work
-        return found, work
 
 
 def measure_ours(folder: Path, k: int) -> OurResult:

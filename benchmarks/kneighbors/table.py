@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import pairwise
 
 import numpy as np
@@ -11,6 +11,7 @@ import numpy as np
 from kneighbors.cases import GROWTH, Case
 from kneighbors.ours import OurResult
 from kneighbors.peers import PeerResult
+from noveltyflow.similarity.kernels.base import time_shares
 
 GROWTH_BAR = 1.5
 MEMORY_FACTOR, MEMORY_BYTES = 3, 200_000_000
@@ -28,7 +29,9 @@ _COLUMNS = {
     "multiply-adds/row": "--:",
     "groups bounded/row": "--:",
     "similarities/row": "--:",
+    "rows skipped": "--:",
     "slowest 1 % of rows": "--:",
+    "preparing, seeding, accumulating, verifying": "---",
     "peak memory / CSR": "--:",
     "exact": "---",
 }
@@ -36,9 +39,11 @@ _LEGEND = """\
 `cosine_kneighbors(X, k, n_jobs=2)` against the faster of `sparse_dot_topn` and `sp_matmul_rs` on the same float32
 matrix; seconds of wall-clock time. Ours: the whole matrix, median of three runs, or one run where it takes more than
 60 s. Peers: 2 threads, threshold 0, top k + 1, chunks of three widths; median of three samples of rows, scaled to
-all, with the share of rows in a sample; the transposition is timed once and added once. Slowest 1 % of rows: their
-share of the multiply-adds in a sample of 2,000 rows. Peak memory: most resident memory during the first run in a
-fresh process, less what was resident before. Exact: rows at random that equal brute force in float64, ties aware."""
+all, with the share of rows in a sample; the transposition is timed once and added once. Rows skipped: those for which
+no similarity was left to compute when their turn came. Slowest 1 % of rows: their share of the multiply-adds in a
+sample of 2,000 rows. Preparing to verifying: their shares of the kernel's time. Peak memory: most resident memory
+during the first run in a fresh process, less what was resident before. Exact: rows at random that equal brute force
+in float64, ties aware."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +99,9 @@ def _cells(case: Case, ours: OurResult, peer: PeerResult | None) -> list[str]:
         f"{ours.work.multiply_adds / ours.rows:,.0f}",
         f"{ours.work.candidates / ours.rows:,.1f}",
         f"{ours.work.verified_pairs / ours.rows:,.1f}",
+        f"{ours.work.skipped_rows / ours.work.query_rows:.0%}",
         f"{ours.slowest_share:.0%}",
+        ", ".join(f"{share:.0%}" for share in time_shares(asdict(ours.work)).values()),
         _memory(ours),
         f"{ours.checked_rows} rows",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
@@ -104,7 +105,9 @@ def search(
     with ThreadPoolExecutor(threads) as pool:
         for tile in strip(Block(0, 0, queries.shape[0]), blocks):
             block = tile.candidates
+            began = time.perf_counter_ns()
             prepared = kernel.prepare(rows_of(others, block), threads)
+            stats += TileStats(preparing_ns=time.perf_counter_ns() - began)
             part_of_tile = partial(_update, kernel, queries, prepared, best, block.start, exclude_self)
             stats = sum(pool.map(part_of_tile, parts), stats)
     return best, stats

@@ -6,6 +6,7 @@ import io
 import os
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,11 @@ from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages import neighbors, read, tile, urls
+from noveltyflow.runtime.stages.strips import load_state
+from noveltyflow.similarity.kernels.base import TileStats
 from noveltyflow.similarity.tiles import Block
+from noveltyflow.store import RunStore
+from noveltyflow.store.blocks import blocks_of
 from noveltyflow.testing.runs import assert_same_content
 
 SETTINGS = ScoringSettings(
@@ -216,6 +221,30 @@ class Stopping(SerialExecutor):
             yield result
 
 
+def test_a_resumed_run_keeps_what_its_tiles_took(one_file: Path) -> None:
+    out = one_file.with_name("run.zarr")
+    with pytest.raises(KeyboardInterrupt):
+        run([one_file], out, Stopping(19))
+    store = RunStore(str(out))
+    states = [load_state(store, strip) for strip in blocks_of(store)]
+    before = sum((state.stats for state in states if state), TileStats())
+    run([one_file], out)
+    assert before.preparing_ns > 0
+    assert before.accumulating_ns > 0
+    assert open_run(str(out)).info()["tile_stats"] == asdict(before)
+
+
+def test_the_end_of_the_search_tells_what_it_took() -> None:
+    counts = TileStats(20, 12_345, 99, 78, 5)
+    assert neighbors._described(counts, 10) == (
+        "1,234 multiply-adds, 7.8 similarities and 0.5 skipped spans a row"
+    )
+    times = TileStats(preparing_ns=10, seeding_ns=60, accumulating_ns=5, verifying_ns=25)
+    assert neighbors._described(counts + times, 10).endswith(
+        " a row; preparing 10%, seeding 60%, accumulating 5%, verifying 25%"
+    )
+
+
 @pytest.mark.parametrize("tasks", [0, 1, 4, 8, 12, 17, 19])
 def test_resumed_run(tasks: int, one_file: Path, reference: str) -> None:
     out = one_file.with_name("run.zarr")
@@ -234,9 +263,24 @@ def of_fewer_blocks(data: bytes) -> bytes:
     return out.getvalue()
 
 
+def of_fewer_figures(data: bytes) -> bytes:
+    """A sound checkpoint, but of a version that counted less."""
+    with np.load(io.BytesIO(data)) as saved:
+        arrays = {**saved, "stats": saved["stats"][:4]}
+    out = io.BytesIO()
+    np.savez(out, **arrays)
+    return out.getvalue()
+
+
 @pytest.mark.parametrize(
     "damage",
-    [lambda data: b"", lambda data: data[: len(data) // 2], lambda data: b"x" * 99, of_fewer_blocks],
+    [
+        lambda data: b"",
+        lambda data: data[: len(data) // 2],
+        lambda data: b"x" * 99,
+        of_fewer_blocks,
+        of_fewer_figures,
+    ],
 )
 def test_a_damaged_checkpoint_is_one_that_is_not_there(
     damage: Callable[[bytes], bytes], one_file: Path, reference: str, caplog: pytest.LogCaptureFixture

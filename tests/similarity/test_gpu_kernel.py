@@ -156,6 +156,7 @@ def test_known_neighbours_come_in_and_go_out(sizes, threshold, device):
     assert_identical(found, expected)
     assert_identical(known, before)
     assert stats.query_rows == 60
+    assert stats.skipped_rows == stats.seeding_ns == stats.verifying_ns == 0 < stats.accumulating_ns
 
 
 @all_sizes

@@ -36,7 +36,7 @@ from noveltyflow.runtime.stages.tile import (
     tile,
     tile_memory,
 )
-from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats
+from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats, time_shares
 from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
@@ -287,5 +287,15 @@ def _merge_strips(
     for _, work in resumed(store, "neighbors", fingerprint, executor, "merge", merge, tasks):
         stats += TileStats(*work)
         reporter.advance(1)
-    reporter.finish(f"{stats.multiply_adds / sum(strip.n_rows for strip in strips):,.0f} multiply-adds a row")
+    reporter.finish(_described(stats, sum(strip.n_rows for strip in strips)))
     return stats
+
+
+def _described(stats: TileStats, rows: int) -> str:
+    """What the tiles took for a row on average, and where the kernels' time went."""
+    work = (
+        f"{stats.multiply_adds / rows:,.0f} multiply-adds, {stats.verified_pairs / rows:,.1f} similarities and "
+        f"{stats.skipped_rows / rows:,.1f} skipped spans a row"
+    )
+    times = ", ".join(f"{stage} {share:.0%}" for stage, share in time_shares(asdict(stats)).items())
+    return f"{work}; {times}" if times else work

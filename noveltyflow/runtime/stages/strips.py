@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, fields
 from zipfile import BadZipFile
 
 import numpy as np
@@ -61,7 +61,8 @@ def load_state(store: RunStore, strip: Block) -> StripState | None:
     try:
         with np.load(io.BytesIO(data), allow_pickle=False) as saved:
             best = TopK(saved["similarities"], saved["indices"])
-            return StripState(_tiles(saved, len(blocks_of(store))), best, TileStats(*saved["stats"].tolist()))
+            done, stats = _progress(saved, len(blocks_of(store)))
+            return StripState(done, best, stats)
     except _DAMAGE as error:
         _warn(store, strip, error)
         return None
@@ -81,7 +82,7 @@ def store_state(store: RunStore, strip: Block, state: StripState) -> None:
 
 
 def done_tiles(store: RunStore, strips: Sequence[Block]) -> Iterator[tuple[Block, BoolArray]]:
-    """Which tiles of each strip are stored, for those that have a checkpoint, of which nothing else is read."""
+    """Which tiles of each strip are stored, for those that have a checkpoint, whose neighbours are not read."""
     names = {f"strips/{name}" for name in store.scratch.names("strips")}
     n_blocks = len(blocks_of(store))
     for strip in strips:
@@ -92,7 +93,7 @@ def done_tiles(store: RunStore, strips: Sequence[Block]) -> Iterator[tuple[Block
 def _stored_tiles(store: RunStore, strip: Block, n_blocks: int) -> BoolArray | None:
     try:
         with store.scratch.open(_name(strip)) as file, np.load(file, allow_pickle=False) as saved:
-            return _tiles(saved, n_blocks)
+            return _progress(saved, n_blocks)[0]
     except FileNotFoundError:
         return None  # the run was completed meanwhile
     except _DAMAGE as error:
@@ -100,11 +101,14 @@ def _stored_tiles(store: RunStore, strip: Block, n_blocks: int) -> BoolArray | N
         return None
 
 
-def _tiles(saved: Mapping[str, AnyArray], n_blocks: int) -> BoolArray:
-    done = saved["done"]
+def _progress(saved: Mapping[str, AnyArray], n_blocks: int) -> tuple[BoolArray, TileStats]:
+    """Tiles that are done and what they took; an earlier version may have counted less."""
+    done, stats = saved["done"], saved["stats"]
     if done.dtype != np.bool_ or done.shape != (n_blocks,):
         raise ValueError(f"tiles of {done.shape} blocks, not {n_blocks}")
-    return done
+    if stats.dtype != np.int64 or stats.shape != (len(fields(TileStats)),):
+        raise ValueError(f"{stats.size} figures of work, not {len(fields(TileStats))}")
+    return done, TileStats(*stats.tolist())
 
 
 def _warn(store: RunStore, strip: Block, error: Exception) -> None:

@@ -227,6 +227,7 @@ class _Work:
         before = measured()
         self._spilled_before = before.spilled if before else 0
         self.kernel_seconds = 0.0
+        self._preparing_ns = 0
 
     def fitting(self, span: range, own: int) -> range:
         """A span, or so much of it that there is room for its tiles."""
@@ -244,7 +245,9 @@ class _Work:
             self._make_room(span)
             settings, at_once = self._job.settings.features, self._read_at_once(span)
             candidates = load_span(self._job.store, blocks, settings, at_once)
-            return self._timed(self._kernel.prepare, candidates)
+            prepared, spent = self._timed(self._kernel.prepare, candidates)
+            self._preparing_ns += spent
+            return prepared
 
         return self._kept.get_or_make(key, make)
 
@@ -269,14 +272,16 @@ class _Work:
     def compute(
         self, strip: Block, queries: CsrMatrix, state: StripState, span: range, prepared: PreparedBlock
     ) -> StripState:
-        """The strip after its tiles with a span."""
+        """The strip after its tiles with a span; what was indexed since the last strip is work of this one."""
         best, work = self._search(strip, queries, state.best, span, prepared)
+        work += TileStats(preparing_ns=self._preparing_ns)
+        self._preparing_ns = 0
         return state.with_tiles(span, best, work)
 
     def _search(
         self, strip: Block, queries: CsrMatrix, best: TopK, span: range, prepared: PreparedBlock
     ) -> tuple[TopK, TileStats]:
-        return self._timed(
+        found, _ = self._timed(
             self._kernel.compute,
             queries,
             prepared,
@@ -284,6 +289,7 @@ class _Work:
             queries_start=strip.start,
             candidates_start=self._blocks[span.start].start,
         )
+        return found
 
     def is_pressed(self) -> bool:
         """Whether it holds too much or pushed something out; paused, the process would not be given a task again."""
@@ -297,11 +303,13 @@ class _Work:
             return size.after_pressure()
         return size.after_task(self._has_room_for)
 
-    def _timed(self, function: Callable[..., T], *args: Any, **options: Any) -> T:
-        began = time.monotonic()
+    def _timed(self, function: Callable[..., T], *args: Any, **options: Any) -> tuple[T, int]:
+        """What a function of the kernel gives, and the nanoseconds that it took."""
+        began = time.perf_counter_ns()
         result = function(*args, **options)
-        self.kernel_seconds += time.monotonic() - began
-        return result
+        spent = time.perf_counter_ns() - began
+        self.kernel_seconds += spent / 1e9
+        return result, spent
 
     def _shape(self, blocks: Sequence[Block]) -> BlockShape:
         nonzeros = sum(_nonzeros(self._job.store.path, self._hashed, block.index) for block in blocks)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import astuple, dataclass
 from typing import Protocol, runtime_checkable
 
@@ -36,10 +37,12 @@ class BlockShape:
 
 @dataclass(frozen=True)
 class TileStats:
-    """Work that a tile took, in counts. They add up with `+`.
+    """Work that a tile took, in counts, and times by stage. They add up with `+`.
 
-    They do not depend on the machine, but on a GPU, where chance decides what is scored first, candidates and
-    verified pairs vary a little.
+    Counts do not depend on the machine, but on a GPU, where chance decides what is scored first, candidates and
+    verified pairs vary a little. Times do; those of threads that compute side by side add up. What is computed
+    without bounds, or on a GPU, is accumulating as a whole, and so is all of a search where the processor's ticks
+    cannot be counted.
 
     Attributes
     ----------
@@ -51,15 +54,40 @@ class TileStats:
         Units (rows, or groups of rows) whose bound reached the threshold.
     verified_pairs : int
         Pairs whose similarity was computed.
+    skipped_rows : int
+        Query rows for which a tile left nothing to compute, counted in every tile as `query_rows` are: none of its
+        rows shares a column with them, bounds alone showed that none can be a better neighbour, or what could be
+        one was computed for a row before. A GPU does not count them: 0.
+    preparing_ns : int
+        Nanoseconds in which candidates were indexed.
+    seeding_ns : int
+        Nanoseconds in which query rows were loaded and their thresholds raised by likely neighbours, and by the best
+        sums while lists were added for the first time.
+    accumulating_ns : int
+        Nanoseconds in which lists were added further, because thresholds allowed too much, and sums compared.
+    verifying_ns : int
+        Nanoseconds in which what was left was bounded more closely and similarities were computed.
     """
 
     query_rows: int = 0
     multiply_adds: int = 0
     candidates: int = 0
     verified_pairs: int = 0
+    skipped_rows: int = 0
+    preparing_ns: int = 0
+    seeding_ns: int = 0
+    accumulating_ns: int = 0
+    verifying_ns: int = 0
 
     def __add__(self, other: TileStats) -> TileStats:
         return TileStats(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+
+
+def time_shares(stats: Mapping[str, int]) -> dict[str, float]:
+    """The share of each stage in the time of `TileStats` as a dict; empty where no time was counted."""
+    times = {name.removesuffix("_ns"): spent for name, spent in stats.items() if name.endswith("_ns")}
+    whole = sum(times.values())
+    return {stage: spent / whole for stage, spent in times.items()} if whole else {}
 
 
 class PreparedBlock(Protocol):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -17,7 +18,7 @@ from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, b
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
+from noveltyflow.types import BoolArray, CsrMatrix, Int64Array
 
 SLAB_ROWS = 1 << 14
 """Candidates whose posting lists are made at a time, where they are not kept."""
@@ -137,7 +138,7 @@ class CpuKernel:
         )
         exhaustive = 12 * candidates.rows + 16 * queries.longest_row
         scratch = max(bounded, exhaustive, lists + 12 * slab + 16 * queries.longest_row)
-        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 32) * queries.rows
+        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 33) * queries.rows
 
     def _index_bytes(self, shape: BlockShape) -> int:
         more_parts = -(-shape.rows // self.part_rows) - 1
@@ -204,9 +205,9 @@ class CpuKernel:
             raise ValueError(f"{queries.shape[0]} query rows have neighbours of {best.n_rows} rows")
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
-        work = TileStats(queries.shape[0])
+        work, computed = TileStats(), np.zeros(queries.shape[0], np.bool_)
         for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
-            tile = _Tile(queries, found, candidates_start + part.start, own_offset - part.start)
+            tile = _Tile(queries, found, computed, candidates_start + part.start, own_offset - part.start)
             if isinstance(part, ListedPart):
                 work += tile.exhaustive(np.arange(queries.shape[0]), part.lists)
                 continue
@@ -219,7 +220,8 @@ class CpuKernel:
                     numbers = numbers[np.diff(rows.indptr) <= LONGEST_ROW]
                 for slab in self._slabs(rows, numbers):
                     work += tile.exhaustive(left, PostingLists.of(rows, slab))
-        return found, work
+        skipped = int(np.count_nonzero(~computed))
+        return found, work + TileStats(queries.shape[0], skipped_rows=skipped)
 
 
 def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Part]:
@@ -240,10 +242,15 @@ EVERY_SEARCH = (
 
 @dataclass(frozen=True)
 class _Tile:
-    """Query rows, their best k so far, the number of a part's first row, and which of its rows is query row 0."""
+    """Query rows, their best k so far, and what a part of the index is to them.
+
+    `computed` tells for which of them there was anything to compute; `candidates_start` is the number of the part's
+    first row, `own_offset` which of its rows is query row 0.
+    """
 
     queries: CsrMatrix
     found: TopK
+    computed: BoolArray
     candidates_start: int
     own_offset: int
 
@@ -251,6 +258,7 @@ class _Tile:
         """Compute all similarities of the chosen query rows."""
         from noveltyflow.similarity.kernels.exhaustive import score_all
 
+        began = time.perf_counter_ns()
         multiply_adds, pairs = score_all(
             chosen,
             self.queries.indptr.astype(np.int64),
@@ -259,10 +267,12 @@ class _Tile:
             lists,
             self.found.similarities,
             self.found.indices,
+            self.computed,
             self.candidates_start,
             self.own_offset,
         )
-        return TileStats(0, multiply_adds, pairs, pairs)
+        spent = time.perf_counter_ns() - began
+        return TileStats(0, multiply_adds, pairs, pairs, accumulating_ns=spent)
 
     def bounded(self, part: IndexedPart) -> tuple[TileStats, Int64Array]:
         """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
@@ -299,10 +309,11 @@ class _Tile:
 
         queries, best = rows_of(self.queries, rows), self.found.rows(rows.start, rows.stop)
         distinct = part.distinct
-        search_rows: Callable[..., tuple[AnyArray, int]] = (
+        search_rows: Callable[..., tuple[Int64Array, Int64Array, int]] = (
             dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
         )
-        work, answered = search_rows(
+        began = time.perf_counter_ns()
+        work, ticks, answered = search_rows(
             queries.indptr.astype(np.int64),
             queries.indices,
             queries.data,
@@ -312,5 +323,20 @@ class _Tile:
             self.own_offset + rows.start,
             best.similarities,
             best.indices,
+            self.computed[rows.start : rows.stop],
         )
-        return TileStats(0, *work.tolist()), answered
+        times = _by_stage(time.perf_counter_ns() - began, ticks)
+        return TileStats(0, *work.tolist()) + times, answered
+
+
+def _by_stage(spent: int, ticks: Int64Array) -> TileStats:
+    """Nanoseconds of a search, shared out as its ticks are; where there are none, all is accumulating."""
+    # A counter may stand elsewhere once a virtual machine has been moved.
+    seeding, accumulating, verifying = (max(0, number) for number in ticks.tolist())
+    whole = max(1, seeding + accumulating + verifying)
+    seeding_ns, verifying_ns = spent * seeding // whole, spent * verifying // whole
+    return TileStats(
+        seeding_ns=seeding_ns,
+        accumulating_ns=spent - seeding_ns - verifying_ns,
+        verifying_ns=verifying_ns,
+    )

@@ -13,7 +13,7 @@ from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.insertion import insert_neighbor
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.scoring import count_below
-from noveltyflow.types import Float32Array, Float64Array, Int32Array, Int64Array
+from noveltyflow.types import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 SLAB_ROWS = 1 << 14
 """Candidates accumulated at a time for a query that meets many: 8 bytes each, which fit a second-level cache."""
@@ -35,11 +35,13 @@ def score_all(
     lists: PostingLists,
     similarities: Float32Array,
     neighbors: Int64Array,
+    computed: BoolArray,
     candidates_start: int,
     own_offset: int,
 ) -> tuple[int, int]:
     """Accumulate every posting of the chosen query rows; returns (multiply-adds, pairs that reached a threshold).
 
+    `computed` is set for those that meet a posting.
     `own_offset` is the candidate that is query row 0, or so small that no query is a candidate.
     """
     list_indptr, list_rows, list_weights, numbers = lists
@@ -54,6 +56,7 @@ def score_all(
         for column in columns:
             postings += list_indptr[column + 1] - list_indptr[column]
         multiply_adds += postings
+        computed[query] |= postings > 0
         best, best_rows, own = similarities[query], neighbors[query], query + own_offset
         if postings * _SPARSE < numbers.size:
             met = _meet(columns, weights, list_indptr, list_rows, list_weights, accumulators, touched)

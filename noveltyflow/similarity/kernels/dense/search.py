@@ -21,7 +21,8 @@ from noveltyflow.similarity.kernels.scoring import (
     score,
     table_bytes,
 )
-from noveltyflow.types import AnyArray, Float32Array, Int32Array, Int64Array
+from noveltyflow.similarity.kernels.ticks import ACCUMULATING, SEEDING, VERIFYING, WORK_SLOTS, begin, spent
+from noveltyflow.types import AnyArray, BoolArray, Float32Array, Int32Array, Int64Array
 
 _MOST_QUERIES, _LEAST_QUERIES, _BATCH_COLUMNS = 256, 64, 1 << 18
 """Query rows that go through a slab together, at most and at least, and columns of all of them between the two."""
@@ -41,7 +42,8 @@ class Batch(NamedTuple):
     (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
     `rest_bounds` uint16 (b, `SLAB_GROUPS`): what the head columns after the first can add in a group, at most;
     `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `keys`, `left_out` int32, `values` float32:
-    see `scoring.score`; `work` int64 (4,): products, candidates, similarities, how many places are left out.
+    see `scoring.score`; `work` int64 (`WORK_SLOTS`,): products, candidates, similarities, how many places are left
+    out, and what `kernels.ticks` counts.
     """
 
     head_columns: AnyArray
@@ -96,7 +98,7 @@ def _make_batch(longest_query: int) -> Batch:
         np.full(places_for(longest_query), -1, np.int32),
         np.empty(places_for(longest_query), np.float32),
         np.empty(longest_query, np.int32),
-        np.zeros(4, np.int64),
+        np.zeros(WORK_SLOTS, np.int64),
         width,
     )
 
@@ -112,8 +114,12 @@ def search_rows(
     own_offset: int,
     similarities: Float32Array,
     neighbors: Int64Array,
-) -> tuple[Int64Array, int]:
-    """Improve the best k of all query rows, in place; returns products, candidates, similarities; rows answered.
+    computed: BoolArray,
+) -> tuple[Int64Array, Int64Array, int]:
+    """Improve the best k of query rows, in place, and set `computed` for those for which any similarity is computed.
+
+    Returns products, candidates and similarities; ticks by stage, where loading queries is seeding, bounding is
+    accumulating, and listing what is left and computing it are verifying; and how many rows are answered: all.
 
     `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
     """
@@ -123,9 +129,11 @@ def search_rows(
     batch = _make_batch(longest_query)
     n_slabs = -(-index.row_starts.size // SLAB_ROWS)
     most = batch.least.size
+    begin(batch.work)
     for start in range(0, indptr.size - 1, most):
         stop = min(start + most, indptr.size - 1)
         _load(indptr[start : stop + 1], columns, weights, index, batch)
+        spent(batch.work, SEEDING)
         near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
         for step in range(2 * n_slabs):
             # near, near + 1, near - 1, ...: the best neighbours of a row mostly stand near it.
@@ -134,6 +142,7 @@ def search_rows(
                 continue
             _sum_tails(index, slab, stop - start, batch)
             _sum_heads(index, slab, stop - start, similarities[start:stop], batch)
+            spent(batch.work, ACCUMULATING)
             for row in range(start, stop):
                 own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
                 entries = slice(indptr[row], indptr[row + 1])
@@ -147,8 +156,11 @@ def search_rows(
                     similarities,
                     neighbors,
                 )
+                before = batch.work[2]
                 _answer(index, members, query, slab, row - start, batch)
-    return batch.work[:3], indptr.size - 1
+                computed[row] |= batch.work[2] > before
+            spent(batch.work, VERIFYING)
+    return batch.work[:3], batch.work[SEEDING : VERIFYING + 1], indptr.size - 1
 
 
 @numba.njit(nogil=True, cache=True)

@@ -12,6 +12,7 @@ from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
+from noveltyflow.similarity.kernels.ticks import WORK_SLOTS
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 UNIT = 2.0**28
@@ -50,8 +51,8 @@ class Scratch(NamedTuple):
     record code; `known_codes` uint32 (`FILTER_BITS` / 32,): a bit for each of them that is not 0, modulo
     `FILTER_BITS`; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
     `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
-    `work` int64 (4,): multiply-adds, groups bounded, similarities computed, and how many places of this row are left
-    out; `digits` int32: see `_sort_by_digit`.
+    `work` int64 (`WORK_SLOTS`,): multiply-adds, groups bounded, similarities computed, how many places of this row
+    are left out, and what `kernels.ticks` counts; `digits` int32: see `_sort_by_digit`.
     """
 
     accumulators: Int32Array
@@ -108,7 +109,7 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.zeros(GROUP_ROWS, np.uint32),
         np.zeros(GROUP_ROWS, np.int64),
         np.empty(AT_ONCE, np.int32),
-        np.zeros(4, np.int64),
+        np.zeros(WORK_SLOTS, np.int64),
         np.empty(_DIGITS, np.int32),
     )
 

@@ -24,7 +24,8 @@ from noveltyflow.similarity.kernels.pruned.query import (
 )
 from noveltyflow.similarity.kernels.pruned.verify import settle, settle_best
 from noveltyflow.similarity.kernels.scoring import Members, Query
-from noveltyflow.types import Float32Array, Int32Array, Int64Array
+from noveltyflow.similarity.kernels.ticks import ACCUMULATING, SEEDING, VERIFYING, begin, spent
+from noveltyflow.types import BoolArray, Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
 """Multiply-adds before the best sums are settled for the first time; then each time four times as many."""
@@ -58,8 +59,11 @@ def search_rows(
     own_offset: int,
     similarities: Float32Array,
     neighbors: Int64Array,
-) -> tuple[Int64Array, int]:
-    """Improve the best k of query rows, in place; returns multiply-adds, groups bounded, similarities; rows answered.
+    computed: BoolArray,
+) -> tuple[Int64Array, Int64Array, int]:
+    """Improve the best k of query rows, in place, and set `computed` for those for which any similarity is computed.
+
+    Returns multiply-adds, groups bounded and similarities; ticks by stage; and how many rows are answered.
 
     `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
     are answered where bounds, for those up to there, have spared nothing: to compute everything is quicker then.
@@ -68,6 +72,7 @@ def search_rows(
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row])
     scratch, everything = make_scratch(longest, index), _mean_work(index, indptr, columns)
+    begin(scratch.work)
     for row in range(indptr.size - 1):
         entries = slice(indptr[row], indptr[row + 1])
         own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
@@ -81,6 +86,7 @@ def search_rows(
             similarities,
             neighbors,
         )
+        before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
         if known:
             likely = _likely_groups(
@@ -88,10 +94,11 @@ def search_rows(
             )
             settle(index, members, query, scratch.candidates[:likely], np.inf, scratch)
             _answer(index, members, query, known, scratch)
+        computed[row] |= scratch.work[2] > before
         clear_query(query.columns, known, scratch)
         if _costs(index, scratch) > _TIMES_ALL * everything * (row + 1) + _PATIENCE:
-            return scratch.work[:3], row + 1
-    return scratch.work[:3], indptr.size - 1
+            return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], row + 1
+    return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], indptr.size - 1
 
 
 @uncounted
@@ -148,14 +155,17 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     """
     begun = scratch.work[0]
     skip = _seed(index, members, query, known, scratch)
+    spent(scratch.work, SEEDING)
     found, before = collect(scratch, threshold(query.similarities[-1], skip)), _NO_LIMIT
     group_places = _group_places(index)
     for share in SHARES[1:]:
         if found > AT_ONCE:
+            spent(scratch.work, ACCUMULATING)
             found = settle_best(index, members, query, found, skip, scratch)
+            spent(scratch.work, VERIFYING)
         places = found * group_places
-        spent = scratch.work[0] - begun
-        if places * _GROUP_COST <= _WALK_COST * spent + 200 or found > 0.95 * before:
+        added = scratch.work[0] - begun
+        if places * _GROUP_COST <= _WALK_COST * added + 200 or found > 0.95 * before:
             break
         before = found
         skip = min(skip, _skippable(share, query.similarities[-1]))
@@ -164,7 +174,9 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     if found > AT_ONCE and unwalked(scratch, known) < found * group_places * _GROUP_COST:
         _, skip = walk(index, scratch, 0, known, 0.0, _NO_LIMIT, 0.0)
         found = collect(scratch, threshold(query.similarities[-1], skip))
+    spent(scratch.work, ACCUMULATING)
     _settle_all(index, members, query, found, skip, scratch)
+    spent(scratch.work, VERIFYING)
 
 
 @uncounted
