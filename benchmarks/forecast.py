@@ -5,8 +5,10 @@
 Prints one Markdown table. INPUT is anything the command reads, all of it one list; without any, lists of five kinds
 from the folder NOVELTYFLOW_DATA, or from ../shared/data beside the repository. `disk` is what the files of the run
 folder hold, scratch space included, looked at twice a second: the most of it, and at the end; what is there for less
-than half a second may be missed. Exit status 1, and standard error says why, if a run took more disk than was
-forecast, which is a bound, or if its time was more than a factor of three off. The other figures are estimates.
+than half a second may be missed. Factors are what was forecast by what was measured. Where other work holds a run up,
+which no forecast knows, its seconds of CPU do not grow as its seconds do. Exit status 1, and standard error says why,
+if a run took more disk than was forecast, which is a bound, or if its time was more than a factor of three off. The
+other figures are estimates.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ import contextlib
 import gzip
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -41,8 +44,8 @@ MOST_FACTOR = 3.0
 """Between the time that was forecast and the one that was measured."""
 _LOOK_SECONDS = 0.5
 _HEAD = (
-    "| list | rows | s, forecast | s, measured | factor | disk, forecast, MiB | most measured, MiB | at the end, MiB "
-    "| factor | lines, forecast | lines, read | non-zeros, forecast | non-zeros, stored |"
+    "| list | rows | s, forecast | s, measured | factor | s of CPU | disk, forecast, MiB | most measured, MiB "
+    "| at the end, MiB | factor | lines, forecast | lines, read | non-zeros, forecast | non-zeros, stored |"
 )
 
 
@@ -75,8 +78,9 @@ def main() -> int:
             ]
             planned = json.loads(_finished("plan", *command, "--json")[0])
             forecast = Figures(*(planned[key] for key in Figures.__annotations__))
+            cpu = _cpu_seconds()
             measured, at_end, rows = _measured(command)
-            print(_line(name, rows, forecast, measured, at_end), flush=True)
+            print(_line(name, rows, forecast, measured, _cpu_seconds() - cpu, at_end), flush=True)
             broken += [f"{name}: {what}" for what in _broken(forecast, measured)]
     for promise in broken:
         print(promise, file=sys.stderr)
@@ -127,6 +131,12 @@ def _finished(*arguments: str) -> tuple[str, int]:
     return answer, most
 
 
+def _cpu_seconds() -> float:
+    """What all commands and their workers have computed for so far; other work on the machine does not add to it."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def _size(folder: str) -> int:
     """Bytes of all files of a folder, while others come and go; 0 where there is none yet."""
     total = 0
@@ -137,13 +147,14 @@ def _size(folder: str) -> int:
     return total
 
 
-def _line(name: str, rows: int, forecast: Figures, measured: Figures, at_end: int) -> str:
+def _line(name: str, rows: int, forecast: Figures, measured: Figures, cpu: float, at_end: int) -> str:
     cells: list[Any] = [
         name,
         f"{rows:,}",
         f"{forecast.seconds:.0f}",
         f"{measured.seconds:.0f}",
         f"{forecast.seconds / measured.seconds:.1f}",
+        f"{cpu:.0f}",
         *(f"{size / 2**20:,.1f}" for size in (forecast.disk, measured.disk, at_end)),
         f"{forecast.disk / measured.disk:.1f}",
         *(f"{number:,}" for number in (forecast.lines, measured.lines, forecast.nonzeros, measured.nonzeros)),
