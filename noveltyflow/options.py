@@ -11,7 +11,7 @@ from pydantic.fields import FieldInfo
 from noveltyflow.config import ClusterSettings, ScoringSettings
 from noveltyflow.inert import shell_line
 
-_GROUPS = {
+_GROUPS: dict[str, Any] = {
     **{name: field.annotation for name, field in ScoringSettings.model_fields.items()},
     "cluster": ClusterSettings,
 }
@@ -24,7 +24,7 @@ _MOST_NAMED = 10
 def setting_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Give a command one option for each setting, with the setting's own name, type and description."""
     for group, model in reversed(_GROUPS.items()):
-        for name, field in reversed(model.model_fields.items()):  # type: ignore[union-attr]
+        for name, field in reversed(model.model_fields.items()):
             command = _option(group, name, field)(command)
     return command
 
@@ -64,7 +64,7 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any]) -> str:
-    """The command that makes a run, or continues it, from what its head holds.
+    """The command that makes a run, or continues it, from its inputs and its settings by group and name.
 
     `INPUT...` stands for many inputs, and for those that could be read as options or may hold a secret.
     """
@@ -74,9 +74,9 @@ def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping
         named = "INPUT..."
     options = [
         word
-        for _, model in ScoringSettings.model_validate(settings)
-        for name in type(model).model_fields
-        for word in _words(name, getattr(model, name), type(model).model_fields[name])
+        for group, model in _GROUPS.items()
+        for name, value in model.model_validate(settings.get(group, {}))
+        for word in _words(name, value, model.model_fields[name])
     ]
     return f"noveltyflow run {named} {shell_line(['--out', out, *options])}"
 

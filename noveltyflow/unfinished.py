@@ -6,6 +6,7 @@ from typing import Any
 
 from noveltyflow.run import stage_facts
 from noveltyflow.store import STAGES, RunStore
+from noveltyflow.store.profile import is_profiled
 
 
 def unfinished_facts(path: str) -> dict[str, Any] | None:
@@ -29,9 +30,16 @@ def unfinished_facts(path: str) -> dict[str, Any] | None:
         "stages_done": done,
         **stage_facts(store),
         **(_tiles(store) if "urls" in done else {}),
-        "settings": store.header["settings"],
+        "settings": _settings(store),
         "inputs": store.header["inputs"],
     }
+
+
+def _settings(store: RunStore) -> dict[str, Any]:
+    """By group and name, those that decide the result, and others that the command was given for this run."""
+    settings, beside = store.header["settings"], store.aside("options") or {}
+    cluster = {**beside.get("cluster", {}), "profile_memory": is_profiled(store.path)}
+    return {**settings, "input": {**settings["input"], **beside.get("input", {})}, "cluster": cluster}
 
 
 def _tiles(store: RunStore) -> dict[str, int]:

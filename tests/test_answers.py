@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import scipy.sparse as sp
-from helpers import Cli, in_shell
+from helpers import Cli, in_shell, some_urls
 from hypothesis import given
 from hypothesis import strategies as st
 from zarr.storage import LocalStore
@@ -32,6 +32,11 @@ from noveltyflow.export import export, table_to_csv
 from noveltyflow.inert import defused, shell_line
 from noveltyflow.options import given_settings, run_command
 from noveltyflow.run import Run
+from noveltyflow.runtime.executor import SerialExecutor
+from noveltyflow.runtime.pipeline import execute, plan_run
+from noveltyflow.runtime.progress import Silent
+from noveltyflow.store import RunStore
+from noveltyflow.store.profile import open_stages
 
 SCORES = ("nearest", "kth", "mean", "median")
 
@@ -209,6 +214,26 @@ def test_a_command_that_is_pasted_gives_every_setting_again() -> None:
     assert (parsed.pop("inputs"), parsed.pop("out")) == ((hostile,), hostile)
     options = {name: value for name, value in parsed.items() if "__" in name}
     assert ScoringSettings(**given_settings(options)).model_dump() == settings.model_dump()
+
+
+def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli, tmp_path: Path) -> None:
+    source, out = tmp_path / "urls.txt", str(tmp_path / "run.zarr")
+    source.write_text("\n".join(some_urls(20)))
+
+    def unfinished(block_rows: int | None, **options: int) -> list[str]:
+        plan = plan_run([str(source)], out, ScoringSettings(input=InputSettings(**options)), overwrite=True)
+        execute(plan, SerialExecutor(), Silent(), block_rows=block_rows, backend="cpu")
+        RunStore(out, writable=True).unmark("neighbors")
+        return in_shell(json.loads(here("info", out, "--json").stdout)["continue_with"])
+
+    plain = ["noveltyflow", "run", str(source), "--out", out]
+    assert unfinished(None) == plain
+    assert unfinished(7, max_ratio=900) == [*plain, "--max-ratio", "900", "--block-rows", "7"]
+    with open_stages(out):
+        facts = json.loads(here("info", out, "--json").stdout)
+    assert in_shell(facts["continue_with"])[-1] == "--profile-memory"
+    assert facts["settings"]["cluster"] == {"block_rows": 7, "profile_memory": True}
+    assert facts["settings"]["input"]["max_ratio"] == 900
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import os
 import re
 import subprocess
@@ -10,6 +11,7 @@ import sys
 from pathlib import Path
 from types import SimpleNamespace
 
+import forecast
 import memory
 import neighbors
 import pytest
@@ -165,6 +167,49 @@ def test_memory_fails_where_a_promise_is_not_kept(
     shown = capsys.readouterr().err
     assert shown.startswith(said)
     assert bool(shown) == bool(said)
+
+
+@pytest.mark.slow
+def test_a_forecast_is_shown_beside_what_is_measured(folder: Path) -> None:
+    done = run("forecast.py", folder / "gov_1m.txt.gz", "--memory-limit", "1GiB", data=folder)
+    cells = cells_of(done.stdout)["given"]
+    assert len(cells) == len(cells_of(done.stdout)["list"])
+    assert int(number(cells[1])) == len(set(some_urls(1_500)))
+    assert number(cells[10]) == number(cells[11]) == 1_500
+    assert number(cells[5]) > 0
+    planned, most, at_end = (number(cell) for cell in cells[6:9])
+    assert planned >= most >= at_end > 0
+    # How long it takes depends on what else the machine does, and only that may be said here.
+    said = "" if done.returncode == 0 else "given: it took "
+    assert done.stderr.startswith(said)
+    assert len(done.stderr.splitlines()) == done.returncode
+
+
+@pytest.mark.parametrize(
+    ("seconds", "disk", "said"),
+    [
+        (30, 100, []),
+        (3.4, 100, []),
+        (10, 101, ["list: the run folder held 101 bytes, more than the 100 that were forecast"]),
+        (30.1, 99, ["list: it took 30.1 s, 10.0 were forecast: off by more than three times"]),
+        (3.3, 99, ["list: it took 3.3 s, 10.0 were forecast: off by more than three times"]),
+    ],
+)
+def test_a_forecast_fails_where_it_promised_less(
+    seconds: float,
+    disk: int,
+    said: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    planned = {"seconds": 10.0, "disk": 100, "lines": 9, "nonzeros": 9}
+    monkeypatch.setattr(forecast, "_finished", lambda *_: (json.dumps(planned), 0))
+    monkeypatch.setattr(forecast, "_measured", lambda _: (forecast.Figures(seconds, disk, 8, 7), disk, 8))
+    monkeypatch.setattr(forecast, "_lists", lambda _: [("list", ["list.txt"])])
+    monkeypatch.setattr(forecast, "describe_machine", lambda: "this machine")
+    monkeypatch.setattr("sys.argv", ["forecast.py"])
+    assert forecast.main() == int(bool(said))
+    assert capsys.readouterr().err.splitlines() == said
 
 
 @pytest.mark.slow

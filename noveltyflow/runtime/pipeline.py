@@ -145,6 +145,10 @@ def execute(
             store.remove()
         RunStore.create(store.path, plan.header)
     store.sweep()
+    if "urls" in todo:
+        # No part of the head, which is the same whatever they are; who goes on must give them again.
+        options = {"input": {"max_ratio": settings.input.max_ratio}, "cluster": {"block_rows": block_rows}}
+        store.write_aside("options", options)
     if todo:
         store.forget_audit()
     for stage in reversed(todo):

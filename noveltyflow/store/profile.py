@@ -85,6 +85,11 @@ def _open(run: str, name: str, header: str) -> TextIO:
     return file
 
 
+def is_profiled(run: str) -> bool:
+    """Whether a command that made this run, or a part of it, was told to measure."""
+    return is_local(run) and inside(Path(run), FOLDER).is_dir()
+
+
 def read_peaks(run: str) -> list[dict[str, Any]]:
     """A `Peak` for every stage and process that was measured, in order of time, JSON-able; empty without any.
 

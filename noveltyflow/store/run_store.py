@@ -33,7 +33,7 @@ _HEAD = "zarr.json"
 _HEADER = "noveltyflow"
 SCRATCH = ".scratch"
 """Name of the folder of unfinished work in a run folder."""
-ASIDE = ("audit.json", "work.json", profile.FOLDER)
+ASIDE = ("audit.json", "options.json", "work.json", profile.FOLDER)
 """Names in a run folder that are no content of the run."""
 _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
@@ -199,7 +199,7 @@ class RunStore:
         fs.rm(root, recursive=True)
 
     def aside(self, name: str) -> dict[str, Any] | None:
-        """What lies in `NAME.json` beside the content of the run: `audit`, or `work`; None where there is nothing."""
+        """What lies in `NAME.json` beside the content of the run, such as `audit`; None where there is nothing."""
         data = Scratch(self.path).read(f"{name}.json")
         try:
             values: dict[str, Any] | None = None if data is None else dict(json.loads(data))
@@ -208,7 +208,7 @@ class RunStore:
         return values
 
     def write_aside(self, name: str, values: Mapping[str, Any]) -> None:
-        """Store what may differ between runs of the same content: what `verify` found, what the work took."""
+        """Store what may differ between runs of the same content, such as what `verify` found."""
         Scratch(self.path).write(f"{name}.json", json.dumps(values, indent=2).encode())
 
     def forget_audit(self) -> None:

@@ -16,10 +16,8 @@ from helpers import command
 
 from noveltyflow.testing.runs import content_files
 
-OPTIONS = [
-    *("--workers", "2", "--memory-limit", "1GiB", "--block-rows", "250"),
-    *("--task-seconds", "0.3"),
-]
+CLUSTER = ["--workers", "2", "--memory-limit", "1GiB", "--task-seconds", "0.3"]
+OPTIONS = [*CLUSTER, "--block-rows", "250"]
 MOMENTS = {
     "reading": ".scratch/read/*.json",
     "shuffled": ".scratch/sorted/0*",

@@ -23,6 +23,10 @@ from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
 
 LARGE = 64 << 20
+NO_MOUNT = (
+    "needs the right to mount a file system, which a plain user of Linux has within: "
+    "unshare --map-root-user --mount .venv/bin/python -m pytest tests/runtime/test_disk_faults.py"
+)
 
 
 @pytest.fixture
@@ -32,7 +36,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", f"size={LARGE}", "noveltyflow-test", disk]
     if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode != 0:
-        pytest.skip("needs the right to mount a file system")
+        pytest.skip(NO_MOUNT)
     yield disk
     subprocess.run(["umount", "--lazy", disk], check=True)
 

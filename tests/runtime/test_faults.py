@@ -15,6 +15,7 @@ import psutil
 import pytest
 from helpers import Cli
 from runtime.faults import (
+    CLUSTER,
     MOMENTS,
     OPTIONS,
     kill_client,
@@ -69,7 +70,8 @@ def test_killed_run_continues(
     assert (facts.get("tiles_done", 0) > 0) == (moment in ("tiles", "merging"))
     assert "tiles" not in facts or 0 <= facts["tiles_done"] <= facts["tiles"] == facts["blocks"] ** 2
     # The same command again; or on another cluster, which is there already.
-    options = OPTIONS if kill is kill_client else ["--block-rows", "250", "--scheduler", scheduler]
+    assert shlex.split(facts["continue_with"])[-2:] == ["--block-rows", "250"]
+    options = CLUSTER if kill is kill_client else ["--scheduler", scheduler]
     again = cli(*shlex.split(facts["continue_with"])[1:], *options)
     assert again.returncode == 0, again.stderr
     assert "continuing" in again.stderr
