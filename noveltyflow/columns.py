@@ -73,15 +73,15 @@ def rows_columns(
     columns = {
         "row": rows,
         "url": urls_of(store, rows),
-        "count": _take(store, "rows/count", rows),
-        "first_seen": _take(store, "rows/first_seen", rows),
+        "count": store.take("rows/count", rows),
+        "first_seen": store.take("rows/first_seen", rows),
         "novelty": novelty,
         "percentile": percentiles,
-        "nearest_similarity": _take(store, "neighbors/similarities", rows)[:, 0],
-        "nearest_url": urls_of(store, _take(store, "neighbors/indices", rows)[:, 0]),
+        "nearest_similarity": store.take("neighbors/similarities", rows)[:, 0],
+        "nearest_url": urls_of(store, store.take("neighbors/indices", rows)[:, 0]),
     }
     if "rows/first_time" in store.root:
-        columns["first_time"] = _take(store, "rows/first_time", rows)
+        columns["first_time"] = store.take("rows/first_time", rows)
     return columns
 
 
@@ -93,14 +93,6 @@ def as_frame(columns: Columns) -> pd.DataFrame:
         columns = {**columns, "first_time": pd.to_datetime(columns["first_time"], unit="us", utc=True)}
     frame = pd.DataFrame(columns, index=columns["row"])
     return frame.astype({"url": "str", "nearest_url": "str"})
-
-
-def _take(store: RunStore, name: str, rows: Int64Array) -> AnyArray:
-    """Some rows of a stored array; one slice where they are consecutive."""
-    array = store.array(name)
-    if not len(rows) or (rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1)):
-        return np.asarray(array[slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0)])
-    return np.asarray(array.oindex[rows] if array.ndim == 1 else array.oindex[rows, :])
 
 
 def top_block(novelty: Float32Array, start: int, n: int) -> tuple[Int64Array, Float32Array]:

@@ -250,8 +250,8 @@ class Run:
     def neighbors_columns(self, url: str) -> Columns:
         """The columns of `neighbors`, without a frame around them."""
         row = self.find(url)
-        indices = np.asarray(self.store.array("neighbors/indices")[row])
-        similarities = np.asarray(self.store.array("neighbors/similarities")[row])
+        here = Block(0, row, row + 1)
+        indices, similarities = (found[0] for found in self.neighbor_block(here))
         filled = indices != NO_NEIGHBOR
         urls = urls_of(self.store, indices[filled])
         return {"row": indices[filled], "url": urls, "similarity": similarities[filled]}

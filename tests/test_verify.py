@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -237,6 +238,38 @@ def test_what_cannot_be_read_back_is_vouched_for_by_no_marker(run: Path) -> None
     with pytest.raises(DamageError, match="idf/gone: is reached by a link that leads out"):
         finish(store, "idf", "x", SerialExecutor())
     assert store.figures("idf")["fingerprint"] != "x"
+
+
+DAMAGED_READS = {
+    "rows/count/c/0": ("top", "export"),
+    "rows/first_seen/c/4": ("export",),
+    "rows/url/c/1": ("top", "neighbors", "export"),
+    "neighbors/indices/c/0/0": ("top", "neighbors", "export"),
+    "neighbors/similarities/c/0/0": ("top", "neighbors", "export"),
+}
+"""By the damaged file, which questions come to it."""
+
+
+@pytest.mark.parametrize("name", DAMAGED_READS)
+@pytest.mark.parametrize("how", ["flipped", "cut off", "missing"])
+def test_who_asks_for_what_is_damaged_is_told_its_name_and_the_remedy(
+    how: str, name: str, cli: Cli, run: Path, tmp_path: Path
+) -> None:
+    first = open_run(str(run)).frame().head(1)["url"].iloc[0]
+    arguments = {"top": ["-n", 300], "neighbors": [first], "export": [tmp_path / "rows.csv"]}
+    if how == "missing":
+        (run / name).unlink()
+    elif how == "flipped":
+        flip(run / name)
+    else:
+        (run / name).write_bytes((run / name).read_bytes()[:-3])
+    array = name.split("/c/")[0]
+    for command in DAMAGED_READS[name]:
+        done = cli(command, run, *arguments[command])
+        assert done.returncode == 1
+        said = f"chunk {name} is missing;" if how == "missing" else rf"{array}, rows \d+-\d+ is damaged \("
+        assert re.search(rf"^noveltyflow: \S*{run}: {said}.*--repair$", done.stderr, re.MULTILINE), command
+    assert not (tmp_path / "rows.csv").exists()
 
 
 def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:

@@ -26,7 +26,13 @@ from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.forecast import Capacity
 from noveltyflow.runtime.plan import require_worker_memory
-from noveltyflow.runtime.seats import CPU_RESOURCE, RESOURCES, choose_backends, wait_for_workers
+from noveltyflow.runtime.seats import (
+    CPU_RESOURCE,
+    RESOURCES,
+    choose_backends,
+    wait_for_workers,
+    workers_of,
+)
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.similarity.kernels.device import has_cuda
@@ -40,7 +46,7 @@ quiet cores a run of 500 rows took 5.7, 6.1 and 7.6 s with 1, 2 and 4 workers, 3
 EPYC), and 8.7 s with 2 workers on an older Intel Xeon."""
 _CLOSE_SECONDS = 15.0
 """How long a cluster started here may take to end; it takes about one."""
-_START_SECONDS = 300.0
+_START_SECONDS, _FIRST_WORKER_SECONDS = 300.0, 30.0
 """And how long until all its workers are there."""
 
 log = logging.getLogger(__name__)
@@ -98,8 +104,11 @@ def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
         raise ResourceError(f"no Dask scheduler answers at {address}: {error}{hint}") from error
     with client:
         require_same_versions(client.get_versions(packages=OWN_PACKAGES))
+        if not workers_of(client):
+            log.warning("waiting for the first worker of %s", address)
+            wait_for_workers(client, 1, _FIRST_WORKER_SECONDS)
         choose_backends(client, settings.backend)
-        for worker in client.scheduler_info(n_workers=-1)["workers"].values():
+        for worker in workers_of(client).values():
             require_worker_memory(worker["memory_limit"] or sys.maxsize)
         yield client
 
@@ -216,7 +225,7 @@ def local_capacity(settings: ClusterSettings) -> Capacity:
 
 def capacity_of(client: Client, backends: Sequence[str]) -> Capacity:
     """What a running cluster has, whose tiles go to `backends`."""
-    workers = client.scheduler_info(n_workers=-1)["workers"].values()
+    workers = workers_of(client).values()
     limits = [worker["memory_limit"] or sys.maxsize for worker in workers]
     threads = max(worker["nthreads"] for worker in workers)
     return Capacity(len(limits), threads, min(limits), tuple(backends), _COMMAND_SECONDS)

@@ -21,7 +21,14 @@ from distributed.comm import CommClosedError
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, TaskError, is_disk_full
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.plan import FAN_IN, MOST_TASKS, usable_memory
-from noveltyflow.runtime.seats import RESOURCES, Seat, choose_backends, slots_of, wait_for_workers
+from noveltyflow.runtime.seats import (
+    RESOURCES,
+    Seat,
+    choose_backends,
+    slots_of,
+    wait_for_workers,
+    workers_of,
+)
 from noveltyflow.runtime.sharing import LOOK_SECONDS, Sharing
 
 _RETRIES = 2
@@ -66,7 +73,7 @@ class DaskExecutor:
         self._token = f"{token}-{uuid4().hex[:8]}"
         self._device_memory_limit = device_memory_limit
         self._owns_workers = owns_workers
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = workers_of(client).values()
         for_cpu = [worker for worker in workers if worker["resources"].get(RESOURCES["cpu"])]
         self.n_threads = sum(worker["nthreads"] for worker in for_cpu or workers)
         self.threads_per_worker = max(worker["nthreads"] for worker in workers)
@@ -80,7 +87,7 @@ class DaskExecutor:
 
     def device_memory(self) -> int | None:
         """See `Executor.device_memory`."""
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = workers_of(self._client)
         with_device = [
             address for address, worker in workers.items() if worker["resources"].get(RESOURCES["gpu"])
         ]
@@ -162,7 +169,7 @@ class DaskExecutor:
         self.everywhere(forget)
         if not self._owns_workers:
             return
-        workers = self._client.scheduler_info(n_workers=-1)["workers"]
+        workers = workers_of(self._client)
         held = self._client.run(_resident_bytes, on_error="ignore")
         full = [
             address

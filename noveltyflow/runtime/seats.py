@@ -60,6 +60,23 @@ class Seat:
         return self.lacks is None
 
 
+def workers_of(client: Client) -> dict[str, Any]:
+    """What the scheduler knows now of each worker, by address.
+
+    Between the question of `Client.scheduler_info` and its answer a client can forget all workers, as every two
+    seconds it asks for none of them; and it answers from memory where the scheduler does not answer.
+
+    Raises
+    ------
+    OSError
+        When the scheduler does not answer.
+    """
+    if client.scheduler is None:
+        raise OSError("the client is closed")
+    workers: dict[str, Any] = client.sync(client.scheduler.identity, n_workers=-1)["workers"]
+    return workers
+
+
 def wait_for_workers(client: Client, number: int, seconds: float, *, gone: Sequence[str] = ()) -> int:
     """Wait until so many workers are there, and none of `gone`, or the time is over; how many others there are.
 
@@ -67,7 +84,7 @@ def wait_for_workers(client: Client, number: int, seconds: float, *, gone: Seque
     """
     deadline = time.monotonic() + seconds
     while True:
-        there = set(client.scheduler_info(n_workers=-1)["workers"])
+        there = set(workers_of(client))
         if (len(there) >= number and there.isdisjoint(gone)) or time.monotonic() > deadline:
             return len(there.difference(gone))
         time.sleep(0.1)
@@ -75,7 +92,7 @@ def wait_for_workers(client: Client, number: int, seconds: float, *, gone: Seque
 
 def seats_of(client: Client, backends: Sequence[str] = tuple(RESOURCES)) -> list[Seat]:
     """Who computes tiles of some backends, as the workers said last."""
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     return [
         Seat(address, backend, int(slots), _lack_of(about))
         for backend in backends
@@ -118,7 +135,7 @@ def choose_backends(client: Client, backend: str) -> list[str]:
         When there are no workers, none of them carries a resource that is needed, or one that carries `GPU` has
         no device that works.
     """
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     address = client.scheduler.address
     if not workers:
         raise ResourceError(f"{address} has no workers; start some with: cluster/worker ADDRESS")

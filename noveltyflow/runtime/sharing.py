@@ -103,8 +103,13 @@ class Sharing:
 
     def _look(self) -> None:
         """Look at the workers; a task of one that is gone is given back, for the others."""
-        self._seats = seats_of(self._client, self._work.backends)
         self._looked = time.monotonic()
+        try:
+            self._seats = seats_of(self._client, self._work.backends)
+        except OSError as error:
+            # Where the scheduler is gone, its tasks tell.
+            log.info("the scheduler says nothing of its workers: %s", error)
+            return
         if self._running or any(seat.ready for seat in self._seats):
             self._could_go_on = self._looked
         else:

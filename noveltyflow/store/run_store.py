@@ -6,7 +6,8 @@ import base64
 import json
 import logging
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -243,8 +244,21 @@ class RunStore:
         DamageError
             When a chunk is missing or not what was stored.
         """
-        try:
+        with self._naming_damage(name, selection):
             return np.asarray(self.reader.array(name)[selection])
+
+    def take(self, name: str, rows: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Some rows of a stored array, by their int64 numbers in any order; see `read`."""
+        if not len(rows) or (rows[-1] - rows[0] + 1 == len(rows) and np.all(np.diff(rows) == 1)):
+            return self.read(name, slice(int(rows[0]), int(rows[-1]) + 1) if len(rows) else slice(0, 0))
+        with self._naming_damage(name, slice(int(rows.min()), int(rows.max()) + 1)):
+            return np.asarray(self.reader.array(name).oindex[rows])
+
+    @contextmanager
+    def _naming_damage(self, name: str, selection: Any) -> Iterator[None]:
+        """Whatever goes wrong with what a codec reads is said of the array and its rows."""
+        try:
+            yield
         except (RuntimeError, ValueError) as error:
             first = selection[0] if isinstance(selection, tuple) else selection
             rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +17,7 @@ from distributed import Client
 from noveltyflow.errors import TaskError
 from noveltyflow.runtime import sharing
 from noveltyflow.runtime.disk import HOST_METRIC, METRIC, RoomWatch, fullest
-from noveltyflow.runtime.seats import Seat, seats_of, slots_of
+from noveltyflow.runtime.seats import Seat, seats_of, slots_of, workers_of
 from noveltyflow.runtime.sharing import Sharing
 from noveltyflow.runtime.stages.neighbors import _MOST_LOSSES, _SharedTiles
 from noveltyflow.runtime.stages.tile import TileJob
@@ -42,9 +43,11 @@ def info(status: str, memory: int, disk: int | None = None, host: int | None = N
 
 def client_of(workers: Mapping[str, Any]) -> Any:
     return SimpleNamespace(
-        scheduler_info=lambda n_workers: {"workers": dict(workers)},
+        sync=lambda function, **arguments: function(**arguments),
         cancel=lambda futures: None,
-        scheduler=SimpleNamespace(address="tcp://scheduler"),
+        scheduler=SimpleNamespace(
+            address="tcp://scheduler", identity=lambda n_workers: {"workers": dict(workers)}
+        ),
     )
 
 
@@ -189,6 +192,40 @@ def test_a_run_without_room_anywhere_ends(
         list(
             Sharing(client_of({"full": worker}), Work(1), lambda seat, task: pytest.fail("not ready"), answer)
         )
+
+
+def test_workers_are_seen_whatever_the_client_asks_for_meanwhile(
+    scheduler: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Every two seconds a client asks for none of the workers, and remembers that.
+    with Client(scheduler) as client:
+        client.wait_for_workers(1)
+        ask = client._update_scheduler_info
+        monkeypatch.setattr(client, "_update_scheduler_info", lambda **_: ask(n_workers=0))
+        assert client.scheduler_info(n_workers=-1)["workers"] == {}
+        assert len(workers_of(client)) == len(client.run(os.getpid))
+        assert {seat.worker for seat in seats_of(client)} == set(workers_of(client))
+    with pytest.raises(OSError, match="client is closed"):
+        workers_of(client)
+
+
+def test_no_task_is_given_back_while_the_scheduler_says_nothing() -> None:
+    def identity(n_workers: int) -> Any:
+        answers.append(n_workers)
+        if len(answers) > 1:
+            raise OSError("no answer")
+        return {"workers": {"one": info("running", 100)}}
+
+    answers: list[int] = []
+    client, work = client_of({}), Work(1)
+    client.scheduler.identity = identity
+    shared: Any = Sharing(client, work, lambda seat, task: Future(), answer)  # type: ignore[arg-type, return-value]
+    shared._look()
+    shared._start()
+    shared._look()
+    assert len(answers) == 2
+    assert work.back == []
+    assert [seat.worker for seat, _ in shared._running.values()] == ["one"] * 2
 
 
 def test_workers_tell_what_is_left_where_they_spill_in_the_run_and_on_the_host(
