@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from noveltyflow.runtime.plan import (
 )
 from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.runtime.stages.tile import LARGEST_SPANS
-from noveltyflow.types import AnyArray
+from noveltyflow.types import AnyArray, Float64Array
 from noveltyflow.urls.canonical import CanonicalBatch, canonicalize
 
 _MIB = 1 << 20
@@ -39,40 +38,56 @@ _PIECE_BYTES = 2 * 16 * _MIB
 _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
-_WINDOWS, _LEAST_IN_WINDOW = (8, 4, 2, 1), 200
-"""Shares of a sample for which it is known how much neighbouring values come to, and how many these are at least."""
+_WINDOWS, _LEAST_IN_WINDOW, _FEW = 8, 200, 32
+"""A share of a sample that tells how much as large a part of all comes to, how many of it do so at least, and how
+many are enough to tell where much stands together."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Densest:
-    """How much consecutive values come to at most, by how many they are; long URLs, for example, stand together.
+    """How much consecutive rows come to at most, by how many they are; long URLs, for example, stand together.
 
     Attributes
     ----------
-    counts : tuple of float
-        Numbers of consecutive values, ascending up to all of them.
-    sums : tuple of float
-        What so many come to where they are largest.
+    rows, sums : float64 arrays, (n + 1,)
+        Rows in the first 0, 1, ..., n portions of all of them, and what these come to.
+    least : float
+        Rows of which fewer are not known well enough to tell anything by themselves.
     """
 
-    counts: tuple[float, ...]
-    sums: tuple[float, ...]
+    rows: Float64Array
+    sums: Float64Array
+    least: float = 0.0
 
     @classmethod
-    def of(cls, values: AnyArray, lines: int) -> Densest:
-        """Of so many lines, from the values of some; less than an eighth of these tells nothing certain."""
-        n_known, scale = len(values), lines / max(1, len(values))
-        least = min(n_known, _LEAST_IN_WINDOW)
-        windows = sorted({max(least, n_known // part) for part in _WINDOWS})
-        ends = np.append(0.0, np.cumsum(values, dtype=np.float64))
-        sums = [(ends[window:] - ends[: ends.size - window]).max() for window in windows]
-        return cls(tuple(scale * window for window in windows), tuple(scale * float(most) for most in sums))
+    def sampled(cls, values: AnyArray, lines: int) -> Densest:
+        """Of so many lines, from the values of some; less than an eighth, or than 200, of these tells little."""
+        each = lines / max(1, len(values))
+        least = max(_LEAST_IN_WINDOW, len(values) // _WINDOWS)
+        return cls(_running(np.full(len(values), each)), _running(each * values), each * least)
 
     def sum_of(self, count: int) -> float:
-        """Most that so many values come to: as dense as fewer of them, and no more than more of them."""
-        known = max(0, bisect_right(self.counts, count) - 1)
-        more = min(known + 1, len(self.counts) - 1)
-        return min(count * self.sums[known] / max(1.0, self.counts[known]), self.sums[more])
+        """What so many rows, wherever they begin, come to at most.
+
+        Where that is fewer than `least`, they come to no more than so many do, nor are they denser than the densest
+        few that are known.
+        """
+        most = self._most(max(count, self.least))
+        if count >= self.least or len(self.rows) < 2:
+            return most
+        few = float(min(_FEW * self.rows[1], self.rows[-1]))
+        return min(most, count * self._most(few - self.rows[1]) / few)
+
+    def _most(self, count: float) -> float:
+        """What portions that hold so many rows, beginning within the first of them, come to at most."""
+        ends = np.minimum(np.searchsorted(self.rows, self.rows[1:] + count), len(self.rows) - 1)
+        return float((self.sums[ends] - self.sums[:-1]).max(initial=0.0))
+
+
+def _running(values: AnyArray) -> Float64Array:
+    """What the first 0, 1, ... values come to, float64, (n + 1,)."""
+    total: Float64Array = np.append(0.0, np.cumsum(values, dtype=np.float64))
+    return total
 
 
 @dataclass(frozen=True)
@@ -92,6 +107,8 @@ class InputShape:
         takes three times as many.
     nonzeros : Densest
         Number of distinct n-grams of a URL, in SURT order.
+    nonzeros_per_byte : float
+        Of these for each byte of the URL, where there are most.
     piece_bytes, scratch_bytes, stored_bytes : float
         Mean bytes of a record on disk, compressed: its text as it was read, all that there is of it while rows are
         made, and a row with its features.
@@ -102,6 +119,7 @@ class InputShape:
     url_bytes: Densest
     growth: float
     nonzeros: Densest
+    nonzeros_per_byte: float
     piece_bytes: float = 0.0
     scratch_bytes: float = 0.0
     stored_bytes: float = 0.0
@@ -123,13 +141,22 @@ def sampled_shape(samples: Sequence[str], lines: int, settings: ScoringSettings)
     features = compressed(counts.indices.tobytes()) + compressed(counts.data.tobytes())
     return InputShape(
         lines,
-        Densest.of(sizes, lines),
-        Densest.of(lengths, lines),
-        _most_growth(sizes, written),
-        Densest.of(np.diff(counts.indptr), lines),
+        Densest.sampled(sizes, lines),
+        Densest.sampled(lengths, lines),
+        max(1.0, _highest_share(written, sizes)),
+        Densest.sampled(np.diff(counts.indptr), lines),
+        _highest_share(np.diff(counts.indptr), lengths),
         records / max(1, len(samples)),
         (scratch + rows) / max(1, len(samples)) + 80,
         (rows + features) / max(1, len(urls)),
+    )
+
+
+def with_lengths(shape: InputShape, rows: AnyArray, url_bytes: AnyArray) -> InputShape:
+    """The shape, once it is known how long URLs are: portions of rows in their order, and the bytes of each."""
+    edges, sums = _running(rows), _running(url_bytes)
+    return replace(
+        shape, url_bytes=Densest(edges, sums), nonzeros=Densest(edges, shape.nonzeros_per_byte * sums)
     )
 
 
@@ -145,11 +172,11 @@ def in_surt_order(batch: CanonicalBatch) -> list[str]:
     ]
 
 
-def _most_growth(sizes: AnyArray, written: AnyArray) -> float:
-    """Canonical bytes for each byte of records, in the part of the sample that grows most; at least 1."""
-    n_parts = max(1, min(_WINDOWS[0], len(sizes) // _LEAST_IN_WINDOW))
-    parts = zip(np.array_split(written, n_parts), np.array_split(sizes, n_parts), strict=True)
-    return max(1.0, *(float(part.sum() / max(1, whole.sum())) for part, whole in parts))
+def _highest_share(values: AnyArray, of: AnyArray) -> float:
+    """How much the values are for each one of others beside them, in the part of a sample where that is most."""
+    n_parts = max(1, min(_WINDOWS, len(of) // _LEAST_IN_WINDOW))
+    parts = zip(np.array_split(values, n_parts), np.array_split(of, n_parts), strict=True)
+    return max(float(part.sum() / max(1, whole.sum())) for part, whole in parts)
 
 
 def _at_once(lines: int, records: int) -> int:

@@ -37,6 +37,7 @@ from noveltyflow.runtime.stages.tile import (
     tile_memory,
 )
 from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats, time_shares
+from noveltyflow.similarity.kernels.compiled import is_compiled
 from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
@@ -189,6 +190,8 @@ def compute_neighbors(
     # What earlier stages left in the workers' heaps would stand in the way of larger spans.
     executor.renew(forget_spans)
     job = _plan_tiles(store, settings, backends, executor, reporter)
+    if "cpu" in backends and not is_compiled():
+        reporter.note("compiling kernels before the first tile: once, a minute or more")
     strips = blocks_of(store)
     kernel_share = _compute_strips(job, backends, strips, executor, reporter)
     allocate_neighbors(store, settings.neighbors.n_neighbors)

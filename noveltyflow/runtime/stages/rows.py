@@ -32,6 +32,8 @@ Piece = tuple[str, int, list[int]]
 """Name of a piece, number of its partition's first shard, and each of these shards' first global ordinal."""
 BORDERS = "borders.json"
 """Name in scratch space of the keys, see `_key`, with which all ranges but the first begin."""
+PORTION_ROWS = 256
+"""Rows of a range whose length is told together."""
 _RECORD_BYTES = 25
 """What a row takes beside its key, in bytes of keys, wherever rows are in memory."""
 _NO_ROWS = pa.table({"surt": [], "url": [], "count": [], "first_seen": []}).cast(
@@ -145,13 +147,20 @@ def _key(surt: str, url: str) -> str:
 
 
 def sort(store: RunStore, number: int, n_groups: int) -> Stored:
-    """Sort and collapse one range of SURT order, of which each group has a part; its rows and sum of counts."""
+    """Sort and collapse one range of SURT order, of which each group has a part.
+
+    Tells its rows, their sum of counts, and the bytes of URLs in every `PORTION_ROWS` of them.
+    """
     scratch, name = store.scratch, f"sorted/{number:06d}"
     parts = (scratch.read_part(f"canonical/{group:06d}", number) for group in range(n_groups))
     found = [part for part in parts if part is not None] or [_NO_ROWS]
     rows = collapse(pa.concat_tables(found))
     scratch.write_table(name, rows)
-    return (rows.num_rows, _total(rows)), [f"{SCRATCH}/{name}"]
+    lengths = pc.binary_length(rows["url"]).to_numpy()
+    portions = (
+        np.add.reduceat(lengths, np.arange(0, rows.num_rows, PORTION_ROWS)) if rows.num_rows else lengths
+    )
+    return (rows.num_rows, _total(rows), portions.tolist()), [f"{SCRATCH}/{name}"]
 
 
 def slices_of_blocks(lengths: Sequence[int], blocks: Sequence[Block]) -> list[list[Slice]]:

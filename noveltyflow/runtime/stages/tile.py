@@ -31,6 +31,7 @@ from noveltyflow.similarity.kernels.base import (
     TileKernel,
     TileStats,
 )
+from noveltyflow.similarity.kernels.compiled import have_compiled
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block, rows_of
 from noveltyflow.similarity.topk import TopK
@@ -137,6 +138,8 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     own = assignment.strips[0].index
     span = assignment.span
     if size.blocks is None:
+        if backend == "cpu":
+            have_compiled()
         work.try_out(_part(span, 1, own), assignment.strips[0])
         size = work.resized(size)
         span = _part(span, size.blocks or 1, own)

@@ -15,7 +15,7 @@ from noveltyflow.config import ScoringSettings
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import InputError, StoreError
 from noveltyflow.runtime.executor import Executor
-from noveltyflow.runtime.memory import fit_blocks, sampled_shape
+from noveltyflow.runtime.memory import fit_blocks, sampled_shape, with_lengths
 from noveltyflow.runtime.plan import MOST_TASKS
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.stages.notes import key_of, resumed
@@ -28,6 +28,7 @@ from noveltyflow.runtime.stages.read import (
 )
 from noveltyflow.runtime.stages.rows import (
     BORDERS,
+    PORTION_ROWS,
     Piece,
     borders,
     canonical,
@@ -41,11 +42,27 @@ from noveltyflow.similarity.tiles import split_rows
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_rows, allocated_block_rows
 from noveltyflow.store.rejects import write_rejects
+from noveltyflow.types import Int64Array
 from noveltyflow.urls.shards import Shard
 
 _RANGE_RECORDS = 100_000
 _MOST_SAMPLES = 100_000
 _MODEL_SAMPLES = 2_000
+
+
+@dataclass(frozen=True)
+class _Range:
+    """A sorted range of SURT order: its rows, the records that they stand for, and the bytes of portions of rows."""
+
+    rows: int
+    urls: int
+    portion_bytes: Int64Array
+
+    @property
+    def portions(self) -> Int64Array:
+        """Rows in each portion; only the last may have fewer than `PORTION_ROWS`."""
+        starts = np.arange(0, self.rows, PORTION_ROWS)
+        return np.minimum(PORTION_ROWS, self.rows - starts)
 
 
 @dataclass(frozen=True)
@@ -65,14 +82,14 @@ class UrlStage:
         reports = self._read()
         samples = _thin([text for report in reports for text in report.samples], _MOST_SAMPLES)
         ranges = self._sort(reports, samples, fingerprint)
-        n_rows, n_urls = (sum(column) for column in zip(*ranges, strict=True))
+        n_rows, n_urls = sum(one.rows for one in ranges), sum(one.urls for one in ranges)
         counts = self._store_rejects(reports)
         _require_balance(self.store, counts, n_urls)
         if n_rows == 0:
             # The same input will never hold a URL, so there is nothing to go on with.
             self.store.remove()
             raise InputError(_no_url(counts))
-        block_rows = self._store_rows([length for length, _ in ranges], n_rows, samples, fingerprint)
+        block_rows = self._store_rows(ranges, n_rows, samples, fingerprint)
         figures = {"rows": n_rows, "urls": n_urls, "block_rows": block_rows, **counts}
         finish(self.store, "urls", fingerprint, self.executor, **figures)
         self.store.scratch.remove()
@@ -117,15 +134,13 @@ class UrlStage:
             for name in report.names
         ]
 
-    def _sort(
-        self, reports: Sequence[ReadReport], samples: Sequence[str], fingerprint: str
-    ) -> list[tuple[int, int]]:
-        """Rows and sum of counts of every range of SURT order, all of them stored in scratch."""
+    def _sort(self, reports: Sequence[ReadReport], samples: Sequence[str], fingerprint: str) -> list[_Range]:
+        """Every range of SURT order, all of them stored in scratch."""
         store, total = self.store, sum(report.records for report in reports)
         inner = borders(samples, self.settings.urls, min(-(-total // _RANGE_RECORDS), MOST_TASKS))
         groups = _grouped(self._pieces(reports))
         # What was sorted by other borders, or from other groups, would be of no use.
-        cut = digest([fingerprint, inner, len(groups)])
+        cut = digest([fingerprint, inner, len(groups), PORTION_ROWS])
         store.scratch.write(BORDERS, json.dumps(inner).encode())
         self.reporter.start("canonical", total, "lines")
         with_time = self.settings.input.time_column is not None
@@ -138,11 +153,13 @@ class UrlStage:
         self.reporter.finish(f"{total:,} lines")
         self.reporter.start("sort", total, "lines")
         ranges = {f"{number:06d}": (store, number, len(groups)) for number in range(len(inner) + 1)}
-        found: dict[str, tuple[int, int]] = {}
-        for key, (n_rows, n_urls) in resumed(store, "sorted", cut, self.executor, "sort", sort, ranges):
-            found[key] = (n_rows, n_urls)
+        found: dict[str, _Range] = {}
+        for key, (n_rows, n_urls, lengths) in resumed(
+            store, "sorted", cut, self.executor, "sort", sort, ranges
+        ):
+            found[key] = _Range(n_rows, n_urls, np.array(lengths, np.int64))
             self.reporter.advance(n_urls)
-        self.reporter.finish(f"{sum(n_rows for n_rows, _ in found.values()):,} distinct URLs")
+        self.reporter.finish(f"{sum(one.rows for one in found.values()):,} distinct URLs")
         return [found[key] for key in ranges]
 
     def _store_rejects(self, reports: Sequence[ReadReport]) -> dict[str, Any]:
@@ -156,8 +173,15 @@ class UrlStage:
             "reject_reasons": reasons,
         }
 
-    def _store_rows(self, lengths: list[int], n_rows: int, samples: Sequence[str], fingerprint: str) -> int:
-        shape = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
+    def _store_rows(
+        self, ranges: Sequence[_Range], n_rows: int, samples: Sequence[str], fingerprint: str
+    ) -> int:
+        sampled = sampled_shape(_thin(samples, _MODEL_SAMPLES), n_rows, self.settings)
+        shape = with_lengths(
+            sampled,
+            np.concatenate([one.portions for one in ranges]),
+            np.concatenate([one.portion_bytes for one in ranges]),
+        )
         allowed, n_threads = self.executor.memory_per_thread, self.executor.n_threads
         # An earlier command may have had other workers, and have stored blocks of the size that fitted those.
         asked = self.block_rows or allocated_block_rows(self.store, n_rows)
@@ -168,7 +192,7 @@ class UrlStage:
         with_time = self.settings.input.time_column is not None
         allocate_rows(self.store, n_rows, block_rows, with_time=with_time)
         self.reporter.start("rows", n_rows, "rows")
-        slices = slices_of_blocks(lengths, blocks)
+        slices = slices_of_blocks([one.rows for one in ranges], blocks)
         tasks = {key_of(block): (self.store, block, part) for block, part in zip(blocks, slices, strict=True)}
         for _, stored in resumed(self.store, "urls", fingerprint, self.executor, "rows", rows, tasks):
             self.reporter.advance(stored)
