@@ -16,6 +16,7 @@ from similarity.hard import (
     url_texts,
 )
 
+from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.validation import as_unit_rows
@@ -69,3 +70,11 @@ def test_a_few_long_rows_take_the_dense_index_from_no_other():
     assert isinstance(dense.index, DenseIndex)
     assert listed.lists.numbers.tolist() == [200, 501]
     assert_equals_exhaustive(X, 10, kernel, query_rows=190)
+
+
+def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
+    X = text_matrix(url_texts(np.random.default_rng(6), 40), ngram_range=(2, 3), n_features=1 << 12)
+    monkeypatch.setattr(cpu, "LONGEST_ROW", 1)
+    kernel = indexed(dense_share=0.0, part_rows=15)
+    assert isinstance(kernel.prepare(X).parts[0].index, DenseIndex)
+    assert_equals_exhaustive(X, 5, kernel)

@@ -179,6 +179,8 @@ class CpuKernel:
 
     def _slabs(self, rows: CsrMatrix, numbers: Int64Array) -> list[Int64Array]:
         """Cut row numbers into parts whose lists take little memory."""
+        if not numbers.size:
+            return []
         before = np.append(0, np.cumsum(np.diff(rows.indptr)[numbers]))
         by_nonzeros = np.searchsorted(before, np.arange(0, before[-1], _SLAB_NONZEROS))
         borders = np.union1d(by_nonzeros, np.arange(0, numbers.size, self.slab_rows))
