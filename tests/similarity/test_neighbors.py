@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.exhaustive import SLAB_ROWS
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
@@ -91,6 +92,39 @@ def test_neighbours_that_are_found_again_change_nothing(shape, dense_share, data
         prepared = kernel.prepare(candidates)
         best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=first)
     assert_identical((best.indices, best.similarities), cosine_kneighbors(X, n_neighbors))
+
+
+@pytest.mark.parametrize("dense_share", [-1.0, 1.0])
+@pytest.mark.parametrize("cheap_list", [-1, 1 << 30])
+@every_shape
+@settings(max_examples=10, deadline=None)
+@given(st.data(), st.sampled_from([33, 50, 100, 300, 1_000]), st.integers(1, 60), st.integers(0, 50))
+def test_many_neighbours_equal_the_naive_reference(
+    shape, cheap_list, dense_share, data, n_neighbors, block_rows, known_rows
+):
+    """Also where some of them are known, and where each row meets few of the others or all."""
+    X = data.draw(unit_matrices(shape, max_rows=150))
+    kernel = CpuKernel(cheap_list=cheap_list, dense_share=dense_share)
+    best = TopK.empty(X.shape[0], n_neighbors)
+    blocks = [slice(0, known_rows), *(slice(at, at + block_rows) for at in range(0, X.shape[0], block_rows))]
+    for block in blocks:
+        prepared = kernel.prepare(X[block])
+        best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=block.start)
+    assert_identical((best.indices, best.similarities), naive_kneighbors(X, n_neighbors))
+
+
+@pytest.mark.parametrize("n_neighbors", [40, 400, 5_000])
+def test_as_many_neighbours_as_rows_are_found_slab_by_slab(n_neighbors):
+    """Rows that share a column with all others, more than a slab of them, and equal similarities among them."""
+    rng = np.random.default_rng(6)
+    X = unit_rows(np.column_stack([np.ones(500), rng.integers(0, 4, (500, 3))]))
+    others = sp.vstack([X] * (1 + 2 * SLAB_ROWS // 500), "csr")
+    queries = X[:3]
+    found, _ = search(queries, others, n_neighbors, CpuKernel(cheap_list=1 << 30), exclude_self=False)
+    products = (queries.astype(np.float64) @ others.astype(np.float64).T).toarray().astype(np.float32)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :n_neighbors]
+    np.testing.assert_array_equal(found.indices, expected)
+    np.testing.assert_array_equal(found.similarities, np.take_along_axis(products, expected, 1))
 
 
 def test_columns_that_no_one_uses_do_no_harm():
