@@ -19,7 +19,8 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
     Raises
     ------
     ValueError
-        If it is not two-dimensional, not finite, or a row is neither empty nor of unit norm.
+        If it is not two-dimensional or not finite, if a column number is out of range, or a row is neither
+        empty nor of unit norm.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -27,11 +28,16 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
         raise ValueError(f"{name} must be a scipy sparse matrix or array, not {type(matrix).__name__}")
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, not {matrix.ndim}")
+    if matrix.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must have real weights, not {matrix.dtype}; take {name}.real if that is meant"
+        )
     if matrix.shape[1] > np.iinfo(np.int32).max:
         raise ValueError(
             f"{name} has {matrix.shape[1]:,} columns; at most {np.iinfo(np.int32).max:,} can be numbered"
         )
     rows = csr_matrix(matrix, dtype=np.float32)
+    _check_columns(rows, name)
     if not rows.has_canonical_format or not rows.data.all():
         rows = rows.copy()  # their columns may be the caller's, whatever became of the weights
         rows.sum_duplicates()
@@ -60,6 +66,18 @@ def _with_columns(rows: CsrMatrix, used: AnyArray) -> CsrMatrix:
     narrowed = type(rows)((rows.data[known], columns, indptr), shape=(rows.shape[0], used.size))
     narrowed.has_canonical_format = True
     return narrowed
+
+
+def _check_columns(rows: CsrMatrix, name: str) -> None:
+    columns = rows.indices[: rows.nnz]
+    if columns.min(initial=0) >= 0 and columns.max(initial=-1) < rows.shape[1]:
+        return
+    place = int(np.flatnonzero((columns < 0) | (columns >= rows.shape[1]))[0])
+    row = int(np.searchsorted(rows.indptr, place, side="right")) - 1
+    raise ValueError(
+        f"row {row} of {name} has a weight in column {columns[place]}, but columns are numbered from 0 to "
+        f"{rows.shape[1] - 1}; remove it or give {name} more columns"
+    )
 
 
 def _check_norms(rows: CsrMatrix, name: str) -> None:

@@ -180,6 +180,16 @@ def test_bad_matrices_are_refused(X, match):
         cosine_kneighbors(X)
 
 
+@pytest.mark.parametrize("column", [-1, 3, 2**31 - 1, -(2**31), 2**32 + 1])
+@pytest.mark.parametrize("own", [True, False])
+def test_columns_out_of_range_are_refused(column, own):
+    X = sp.csr_matrix(np.eye(3, dtype=np.float32)[[0, 1, 2, 2]])
+    X.indices = X.indices.astype(np.int64)
+    X.indices[2] = column
+    with pytest.raises(ValueError, match=rf"row 2 of X has a weight in column {column}, .* from 0 to 2"):
+        cosine_kneighbors(X, Y=None if own else sp.csr_matrix((5, 3)))
+
+
 @pytest.mark.parametrize(
     "options", [{"n_neighbors": 0}, {"n_jobs": 0}, {"n_jobs": -1000}, {"Y": sp.eye(2, 3)}]
 )
