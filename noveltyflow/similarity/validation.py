@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 import numba
 import numpy as np
@@ -19,7 +20,7 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
     Raises
     ------
     ValueError
-        If it is not two-dimensional or not finite, if a column number is out of range, or a row is neither
+        If it is not two-dimensional, not real or not finite, if a column number is out of range, or a row is neither
         empty nor of unit norm.
     """
     from scipy.sparse import csr_matrix, issparse
@@ -106,16 +107,23 @@ def row_norms(indptr: AnyArray, weights: Float32Array) -> Float64Array:
     return norms
 
 
+def check_whole(number: object, name: str) -> None:
+    """Refuse what is no integer, with a ValueError."""
+    if not isinstance(number, Integral):
+        raise ValueError(f"{name} must be a whole number, not {number!r}")
+
+
 def count_threads(n_jobs: int | None) -> int:
     """Return the number of threads that scikit-learn's `n_jobs` stands for.
 
     Raises
     ------
     ValueError
-        If `n_jobs` is 0, or so negative that no core is left.
+        If `n_jobs` is no integer, is 0, or so negative that no core is left.
     """
     if n_jobs is None:
         return 1
+    check_whole(n_jobs, "n_jobs")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = n_jobs if n_jobs > 0 else cores + 1 + n_jobs
     if n_jobs == 0 or threads < 1:

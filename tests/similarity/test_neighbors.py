@@ -190,12 +190,28 @@ def test_columns_out_of_range_are_refused(column, own):
         cosine_kneighbors(X, Y=None if own else sp.csr_matrix((5, 3)))
 
 
+def test_complex_weights_are_refused():
+    with pytest.raises(ValueError, match=r"real weights, not complex128; take X\.real"):
+        cosine_kneighbors(sp.identity(2, dtype=complex, format="csr"))
+
+
 @pytest.mark.parametrize(
     "options", [{"n_neighbors": 0}, {"n_jobs": 0}, {"n_jobs": -1000}, {"Y": sp.eye(2, 3)}]
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=r"n_neighbors|n_jobs|features"):
         cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+@pytest.mark.parametrize("options", [{"n_neighbors": 2.0}, {"n_jobs": 2.5}, {"n_jobs": "2"}])
+def test_options_that_are_no_integers_are_refused(options):
+    with pytest.raises(ValueError, match=r"n_(neighbors|jobs) must be a whole number, not '?2"):
+        cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+def test_integers_of_numpy_are_taken():
+    X = sp.identity(3, format="csr")
+    assert_identical(cosine_kneighbors(X, np.int64(2), n_jobs=np.int32(1)), cosine_kneighbors(X, 2, n_jobs=1))
 
 
 def test_no_rows_and_no_columns():
