@@ -8,7 +8,8 @@ from numbers import Integral
 import numba
 import numpy as np
 
-from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array
+from noveltyflow.similarity.kernels.scoring import count_below
+from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array, Int32Array, Int64Array
 
 NORM_TOLERANCE = 1e-3
 """How far a row's norm may be from one; float32 rounding of a normalised row stays far below."""
@@ -51,22 +52,63 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
 def without_unused_columns(queries: CsrMatrix, others: CsrMatrix) -> tuple[CsrMatrix, CsrMatrix]:
     """The same rows with the columns that `others` has and no others, in their order; similarities stay the same.
 
-    What an index takes for each column would be most of its memory where nearly all columns are empty.
+    What an index takes for each column would be most of its memory where nearly all columns are empty. The new rows
+    take no more than new column numbers, and the queries' weights where some are left out.
     """
-    used = np.unique(others.indices)
+    ordered = np.sort(others.indices[: others.nnz])
+    used = ordered[: _drop_repeated(ordered)].copy()
+    del ordered
     narrowed = _with_columns(others, used)
     return (narrowed if queries is others else _with_columns(queries, used)), narrowed
 
 
-def _with_columns(rows: CsrMatrix, used: AnyArray) -> CsrMatrix:
+def _with_columns(rows: CsrMatrix, used: Int32Array) -> CsrMatrix:
     """Rows whose entries in the columns `used`, ascending, are renumbered by them, and the others left out."""
-    places = np.searchsorted(used, rows.indices)
-    known = np.append(used, -1)[places] == rows.indices
-    indptr = np.append(0, np.cumsum(known))[rows.indptr]
-    columns = places[known].astype(np.int32)
-    narrowed = type(rows)((rows.data[known], columns, indptr), shape=(rows.shape[0], used.size))
+    indptr, weights = rows.indptr.astype(np.int64), rows.data
+    places = _places_among(used, indptr, rows.indices)
+    if places.min(initial=0) < 0:
+        weights = weights[: places.size].copy()
+        _drop_unknown(indptr, places, weights)
+        places, weights = places[: indptr[-1]], weights[: indptr[-1]]
+    narrowed = type(rows)((weights[: places.size], places, indptr), shape=(rows.shape[0], used.size))
     narrowed.has_canonical_format = True
     return narrowed
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_repeated(ordered: Int32Array) -> int:
+    """Move the distinct ones of some ascending numbers to the front, in place; returns how many there are."""
+    found = 0
+    for number in ordered:
+        if found == 0 or ordered[found - 1] != number:
+            ordered[found] = number
+            found += 1
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _places_among(used: Int32Array, indptr: Int64Array, columns: Int32Array) -> Int32Array:
+    """Where each entry's column stands among `used`, or -1; both ascend, the columns within each row."""
+    places = np.empty(indptr[-1], np.int32)
+    for row in range(indptr.size - 1):
+        first = 0
+        for entry in range(indptr[row], indptr[row + 1]):
+            first += count_below(used[first:], columns[entry])
+            known = first < used.size and used[first] == columns[entry]
+            places[entry] = first if known else -1
+    return places
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_unknown(indptr: Int64Array, places: Int32Array, weights: Float32Array) -> None:
+    """Leave out the entries without a place, all in place; what stands behind the last entry has no meaning."""
+    start = kept = 0
+    for row in range(indptr.size - 1):
+        for entry in range(start, indptr[row + 1]):
+            if places[entry] >= 0:
+                places[kept], weights[kept] = places[entry], weights[entry]
+                kept += 1
+        start, indptr[row + 1] = indptr[row + 1], kept
 
 
 def _check_columns(rows: CsrMatrix, name: str) -> None:

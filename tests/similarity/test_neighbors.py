@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -10,7 +12,7 @@ from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.exhaustive import SLAB_ROWS
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.similarity.validation import as_unit_rows
+from noveltyflow.similarity.validation import as_unit_rows, without_unused_columns
 from noveltyflow.testing.compare import assert_neighbors_equal
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
@@ -149,6 +151,29 @@ def test_very_many_empty_columns_change_nothing(shape, data, n_neighbors, seed):
         cosine_kneighbors(wide, n_neighbors, Y=wide[half:]),
         cosine_kneighbors(narrow, n_neighbors, Y=narrow[half:]),
     )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_renumbering_columns_takes_no_more_than_their_numbers_and_what_is_left(own):
+    """Beside a sorted copy of the others' column numbers, a third of which the queries do not have."""
+    rng = np.random.default_rng(0)
+    used = np.unique(rng.integers(2**31 - 1, size=3_000)).astype(np.int32)
+    columns = np.concatenate([np.sort(rng.permutation(used)[:500]) for _ in range(1_000)])
+    whole = (1_000, 2**31 - 1)
+    X = sp.csr_matrix(
+        (np.full(columns.size, 500**-0.5, np.float32), columns, np.arange(0, 500_001, 500)), whole
+    )
+    queries = (
+        X if own else sp.csr_matrix((X.data, np.where(columns > used[1_000], columns, 7), X.indptr), whole)
+    )
+    without_unused_columns(queries[:2], X[:2])  # compiles
+    tracemalloc.start()
+    narrowed, others = without_unused_columns(queries, X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert others.shape[1] == used.size
+    assert narrowed.shape == others.shape
+    assert peak <= (4 + 4 if own else 4 + 4 + 4) * X.nnz + 200_000
 
 
 def test_any_sparse_format_and_precision_is_taken():
