@@ -43,7 +43,7 @@ all, with the share of rows in a sample; the transposition is timed once and add
 no similarity was left to compute when their turn came. Slowest 1 % of rows: their share of the multiply-adds in a
 sample of 2,000 rows. Preparing to verifying: their shares of the kernel's time. Peak memory: most resident memory
 during the first run in a fresh process, less what was resident before. Exact: rows at random that equal brute force
-in float64, ties aware."""
+in float64, bit for bit."""
 
 
 @dataclass(frozen=True)
