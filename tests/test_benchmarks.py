@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import simulated_rows
 from helpers import ROOT, some_urls
-from kneighbors import ours
+from kneighbors import ours, peers
 from kneighbors.cases import Case
 from kneighbors.matrices import build
 from kneighbors.table import Line
@@ -100,6 +100,19 @@ def test_a_wrong_neighbour_is_found_even_where_all_are_equally_similar(k: int, t
             ours._check(matrix, k, (other, similarities))
     with pytest.raises(AssertionError, match="row"):
         ours._check(matrix, k, (indices, np.nextafter(similarities, np.float32(2))))
+
+
+def test_the_peer_with_chunks_is_tried_up_to_widths_that_no_longer_help(tmp_path: Path) -> None:
+    matrix = build(Case("shape: numbered", "numbered", rows=60, idf=False), tmp_path)
+    plain, *others = (
+        product(matrix, matrix.T.tocsr(), 4, threshold=0.0, sort=True, n_threads=2)
+        for product in peers.PEERS.values()
+    )
+    for other in others:
+        np.testing.assert_allclose(other.data, plain.data, rtol=1e-5)  # ties may be others
+    assert [name for name in peers.PEERS if name.endswith("columns")] == [
+        f"sp_matmul_rs, {width}k columns" for width in (16, 64, 128, 256)
+    ]
 
 
 def test_a_line_that_goes_wrong_is_named_and_the_others_are_measured(
