@@ -14,11 +14,16 @@ from types import SimpleNamespace
 import forecast
 import memory
 import neighbors
+import numpy as np
 import pytest
 import simulated_rows
 from helpers import ROOT, some_urls
+from kneighbors import ours, peers
 from kneighbors.cases import Case
+from kneighbors.matrices import build
 from kneighbors.table import Line
+
+from noveltyflow import cosine_kneighbors
 
 
 def run(script: str, *args: object, data: Path) -> subprocess.CompletedProcess[str]:
@@ -70,8 +75,8 @@ def test_neighbors_make_one_table(folder: Path, tmp_path: Path) -> None:
     assert [shape[1], shape[3]] == ["300", "10"]
     assert number(shape[12]) > 50, "one row in 300 has nearly all entries"
     for cells in (table["gov 200k"], shape):
-        ours, peer, ratio = (number(cells[column]) for column in (4, 5, 6))
-        assert (peer - 0.01) / (ours + 0.01) - 0.1 <= ratio <= (peer + 0.01) / max(ours - 0.01, 1e-3) + 0.1
+        own, peer, ratio = (number(cells[column]) for column in (4, 5, 6))
+        assert (peer - 0.01) / (own + 0.01) - 0.1 <= ratio <= (peer + 0.01) / max(own - 0.01, 1e-3) + 0.1
         assert cells[5].split("(")[1].startswith(("sparse_dot_topn", "sp_matmul_rs"))
         assert number(cells[8]) > 0
         assert number(cells[10]) > 0
@@ -79,7 +84,35 @@ def test_neighbors_make_one_table(folder: Path, tmp_path: Path) -> None:
         shares = [number(share) for share in cells[13].split(", ")]
         assert len(shares) == 4
         assert abs(sum(shares) - 100) <= 2, "each is rounded"
-        assert cells[15] == "20 rows"
+        assert cells[15] == "200 rows"
+
+
+@pytest.mark.parametrize("k", [1, 10])
+def test_a_wrong_neighbour_is_found_even_where_all_are_equally_similar(k: int, tmp_path: Path) -> None:
+    matrix = build(Case("shape: one digit", "one digit", rows=250, idf=False), tmp_path)
+    indices, similarities = cosine_kneighbors(matrix, k)
+    assert ours._check(matrix, k, (indices, similarities)) == 200
+    row = ours.sample_rows(250, 200)[7]
+    for slot in (0, k - 1):
+        other = indices.copy()
+        other[row, slot] = np.setdiff1d(np.arange(250), [row, *indices[row]])[-1]
+        with pytest.raises(AssertionError, match=f"row {row} is answered"):
+            ours._check(matrix, k, (other, similarities))
+    with pytest.raises(AssertionError, match="row"):
+        ours._check(matrix, k, (indices, np.nextafter(similarities, np.float32(2))))
+
+
+def test_the_peer_with_chunks_is_tried_up_to_widths_that_no_longer_help(tmp_path: Path) -> None:
+    matrix = build(Case("shape: numbered", "numbered", rows=60, idf=False), tmp_path)
+    plain, *others = (
+        product(matrix, matrix.T.tocsr(), 4, threshold=0.0, sort=True, n_threads=2)
+        for product in peers.PEERS.values()
+    )
+    for other in others:
+        np.testing.assert_allclose(other.data, plain.data, rtol=1e-5)  # ties may be others
+    assert [name for name in peers.PEERS if name.endswith("columns")] == [
+        f"sp_matmul_rs, {width}k columns" for width in (16, 64, 128, 256)
+    ]
 
 
 def test_a_line_that_goes_wrong_is_named_and_the_others_are_measured(

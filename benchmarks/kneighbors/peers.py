@@ -46,6 +46,8 @@ PEERS: dict[str, Product] = {
     # Its width of a chunk is made for the first-level cache; its manual says that wider can be better.
     "sp_matmul_rs, 16k columns": partial(rs_topn, chunk_cols=1 << 14),
     "sp_matmul_rs, 64k columns": partial(rs_topn, chunk_cols=1 << 16),
+    "sp_matmul_rs, 128k columns": partial(rs_topn, chunk_cols=1 << 17),
+    "sp_matmul_rs, 256k columns": partial(rs_topn, chunk_cols=1 << 18),
 }
 
 

@@ -10,7 +10,7 @@ from noveltyflow.similarity.kernels.base import PreparedBlock, TileKernel, TileS
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows, strip
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.similarity.validation import as_unit_rows, count_threads, without_unused_columns
+from noveltyflow.similarity.validation import as_unit_rows, check_whole, count_threads, without_unused_columns
 from noveltyflow.types import CsrMatrix, Float32Array, Int64Array
 
 QUERY_ROWS = 2048
@@ -50,9 +50,11 @@ def cosine_kneighbors(
     Raises
     ------
     ValueError
-        If a matrix is not two-dimensional or finite, if a row is neither empty nor of unit norm (within
-        0.001), if the numbers of features differ, or if `n_neighbors` or `n_jobs` is out of range.
+        If a matrix is not two-dimensional, real or finite, if a column number is out of range, if a row is
+        neither empty nor of unit norm (within 0.001), if the numbers of features differ, or if `n_neighbors` or
+        `n_jobs` is no integer or out of range.
     """
+    check_whole(n_neighbors, "n_neighbors")
     if n_neighbors < 1:
         raise ValueError(f"n_neighbors must be at least 1, not {n_neighbors}")
     threads = count_threads(n_jobs)

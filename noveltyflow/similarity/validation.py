@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from numbers import Integral
 
 import numba
 import numpy as np
 
-from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array
+from noveltyflow.similarity.kernels.scoring import count_below
+from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array, Int32Array, Int64Array
 
 NORM_TOLERANCE = 1e-3
 """How far a row's norm may be from one; float32 rounding of a normalised row stays far below."""
@@ -19,7 +21,8 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
     Raises
     ------
     ValueError
-        If it is not two-dimensional, not finite, or a row is neither empty nor of unit norm.
+        If it is not two-dimensional, not real or not finite, if a column number is out of range, or a row is neither
+        empty nor of unit norm.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -27,11 +30,16 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
         raise ValueError(f"{name} must be a scipy sparse matrix or array, not {type(matrix).__name__}")
     if matrix.ndim != 2:
         raise ValueError(f"{name} must have two dimensions, not {matrix.ndim}")
+    if matrix.dtype.kind == "c":
+        raise ValueError(
+            f"{name} must have real weights, not {matrix.dtype}; take {name}.real if that is meant"
+        )
     if matrix.shape[1] > np.iinfo(np.int32).max:
         raise ValueError(
             f"{name} has {matrix.shape[1]:,} columns; at most {np.iinfo(np.int32).max:,} can be numbered"
         )
     rows = csr_matrix(matrix, dtype=np.float32)
+    _check_columns(rows, name)
     if not rows.has_canonical_format or not rows.data.all():
         rows = rows.copy()  # their columns may be the caller's, whatever became of the weights
         rows.sum_duplicates()
@@ -44,22 +52,75 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
 def without_unused_columns(queries: CsrMatrix, others: CsrMatrix) -> tuple[CsrMatrix, CsrMatrix]:
     """The same rows with the columns that `others` has and no others, in their order; similarities stay the same.
 
-    What an index takes for each column would be most of its memory where nearly all columns are empty.
+    What an index takes for each column would be most of its memory where nearly all columns are empty. The new rows
+    take no more than new column numbers, and the queries' weights where some are left out.
     """
-    used = np.unique(others.indices)
+    ordered = np.sort(others.indices[: others.nnz])
+    used = ordered[: _drop_repeated(ordered)].copy()
+    del ordered
     narrowed = _with_columns(others, used)
     return (narrowed if queries is others else _with_columns(queries, used)), narrowed
 
 
-def _with_columns(rows: CsrMatrix, used: AnyArray) -> CsrMatrix:
+def _with_columns(rows: CsrMatrix, used: Int32Array) -> CsrMatrix:
     """Rows whose entries in the columns `used`, ascending, are renumbered by them, and the others left out."""
-    places = np.searchsorted(used, rows.indices)
-    known = np.append(used, -1)[places] == rows.indices
-    indptr = np.append(0, np.cumsum(known))[rows.indptr]
-    columns = places[known].astype(np.int32)
-    narrowed = type(rows)((rows.data[known], columns, indptr), shape=(rows.shape[0], used.size))
+    indptr, weights = rows.indptr.astype(np.int64), rows.data
+    places = _places_among(used, indptr, rows.indices)
+    if places.min(initial=0) < 0:
+        weights = weights[: places.size].copy()
+        _drop_unknown(indptr, places, weights)
+        places, weights = places[: indptr[-1]], weights[: indptr[-1]]
+    narrowed = type(rows)((weights[: places.size], places, indptr), shape=(rows.shape[0], used.size))
     narrowed.has_canonical_format = True
     return narrowed
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_repeated(ordered: Int32Array) -> int:
+    """Move the distinct ones of some ascending numbers to the front, in place; returns how many there are."""
+    found = 0
+    for number in ordered:
+        if found == 0 or ordered[found - 1] != number:
+            ordered[found] = number
+            found += 1
+    return found
+
+
+@numba.njit(nogil=True, cache=True)
+def _places_among(used: Int32Array, indptr: Int64Array, columns: Int32Array) -> Int32Array:
+    """Where each entry's column stands among `used`, or -1; both ascend, the columns within each row."""
+    places = np.empty(indptr[-1], np.int32)
+    for row in range(indptr.size - 1):
+        first = 0
+        for entry in range(indptr[row], indptr[row + 1]):
+            first += count_below(used[first:], columns[entry])
+            known = first < used.size and used[first] == columns[entry]
+            places[entry] = first if known else -1
+    return places
+
+
+@numba.njit(nogil=True, cache=True)
+def _drop_unknown(indptr: Int64Array, places: Int32Array, weights: Float32Array) -> None:
+    """Leave out the entries without a place, all in place; what stands behind the last entry has no meaning."""
+    start = kept = 0
+    for row in range(indptr.size - 1):
+        for entry in range(start, indptr[row + 1]):
+            if places[entry] >= 0:
+                places[kept], weights[kept] = places[entry], weights[entry]
+                kept += 1
+        start, indptr[row + 1] = indptr[row + 1], kept
+
+
+def _check_columns(rows: CsrMatrix, name: str) -> None:
+    columns = rows.indices[: rows.nnz]
+    if columns.min(initial=0) >= 0 and columns.max(initial=-1) < rows.shape[1]:
+        return
+    place = int(np.flatnonzero((columns < 0) | (columns >= rows.shape[1]))[0])
+    row = int(np.searchsorted(rows.indptr, place, side="right")) - 1
+    raise ValueError(
+        f"row {row} of {name} has a weight in column {columns[place]}, but columns are numbered from 0 to "
+        f"{rows.shape[1] - 1}; remove it or give {name} more columns"
+    )
 
 
 def _check_norms(rows: CsrMatrix, name: str) -> None:
@@ -88,16 +149,23 @@ def row_norms(indptr: AnyArray, weights: Float32Array) -> Float64Array:
     return norms
 
 
+def check_whole(number: object, name: str) -> None:
+    """Refuse what is no integer, with a ValueError."""
+    if not isinstance(number, Integral):
+        raise ValueError(f"{name} must be a whole number, not {number!r}")
+
+
 def count_threads(n_jobs: int | None) -> int:
     """Return the number of threads that scikit-learn's `n_jobs` stands for.
 
     Raises
     ------
     ValueError
-        If `n_jobs` is 0, or so negative that no core is left.
+        If `n_jobs` is no integer, is 0, or so negative that no core is left.
     """
     if n_jobs is None:
         return 1
+    check_whole(n_jobs, "n_jobs")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = n_jobs if n_jobs > 0 else cores + 1 + n_jobs
     if n_jobs == 0 or threads < 1:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
@@ -10,8 +11,6 @@ from sklearn.feature_extraction.text import HashingVectorizer, TfidfTransformer
 from noveltyflow.config import FeatureSettings
 from noveltyflow.testing.compare import Neighbors, assert_neighbors_equal, brute_force_rows
 from noveltyflow.types import AnyArray, CsrMatrix, Int64Array
-
-_ROWS_AT_ONCE = 20
 
 
 def sklearn_weights(urls: Sequence[str], settings: FeatureSettings) -> CsrMatrix:
@@ -65,15 +64,20 @@ def assert_graph_equals_sklearn(
         Naming the first URL whose neighbours differ, with both answers.
     """
     weights = sklearn_weights(urls, settings)
-    for start in range(0, len(rows), _ROWS_AT_ONCE):
-        part = rows[start : start + _ROWS_AT_ONCE]
-        expected = brute_force_rows(weights, part, n_neighbors)
-        actual = graph_neighbors(graph, part, n_neighbors)
-        for i, row in enumerate(part):
-            try:
-                assert_neighbors_equal(_one(actual, i), _one(expected, i))
-            except AssertionError as error:
-                raise AssertionError(f"row {row} of the run, {urls[row]}: {error}") from error
+    expected = brute_force_rows(weights, rows, n_neighbors)
+    actual = graph_neighbors(graph, rows, n_neighbors)
+    for i, row in enumerate(rows):
+        real = partial(_products, weights[[row]], weights)
+        try:
+            assert_neighbors_equal(_one(actual, i), _one(expected, i), real)
+        except AssertionError as error:
+            raise AssertionError(f"row {row} of the run, {urls[row]}: {error}") from error
+
+
+def _products(query: CsrMatrix, weights: CsrMatrix, _: int, neighbors: AnyArray) -> AnyArray:
+    """Similarities of the only row of `query` to rows of `weights`."""
+    products: AnyArray = (query @ weights[neighbors].T).toarray()[0]
+    return products
 
 
 def _one(answers: Neighbors, i: int) -> Neighbors:

@@ -17,6 +17,7 @@ from similarity.hard import (
 )
 
 from noveltyflow.similarity.kernels import cpu
+from noveltyflow.similarity.kernels.dense import index
 from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.validation import as_unit_rows
@@ -78,3 +79,36 @@ def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
     kernel = indexed(dense_share=0.0, part_rows=15)
     assert isinstance(kernel.prepare(X).parts[0].index, DenseIndex)
     assert_equals_exhaustive(X, 5, kernel)
+
+
+def rows_of_two_lengths(long, short):
+    """`long` rows of all 80,000 columns, then `short` rows of 1,500 of the last 12,000."""
+    rng = np.random.default_rng(7)
+    columns = [np.arange(80_000)] * long
+    columns += [68_000 + np.sort(rng.permutation(12_000)[:1_500]) for _ in range(short)]
+    lengths = np.array([part.size for part in columns])
+    weights = np.repeat(lengths**-0.5, lengths).astype(np.float32)
+    indptr = np.append(0, np.cumsum(lengths))
+    return as_unit_rows(sp.csr_matrix((weights, np.concatenate(columns), indptr)), "X")
+
+
+@pytest.mark.slow
+def test_no_more_columns_stand_in_the_head_than_can_be_numbered():
+    X, kernel = rows_of_two_lengths(200, 60), indexed()
+    assert kernel.prepare(X).parts[0].index.n_head == 1 << 16
+    found, _ = search(X[200:], X, 10, kernel, exclude_self=False)
+    expected, _ = search(X[200:], X, 10, Exhaustive(), exclude_self=False)
+    np.testing.assert_array_equal(found.indices, expected.indices)
+    np.testing.assert_array_equal(found.similarities, expected.similarities)
+
+
+@pytest.mark.parametrize("most", [1, 7, 100])
+def test_a_limited_head_takes_the_most_frequent_columns(monkeypatch, most):
+    monkeypatch.setattr(index, "MOST_HEAD_COLUMNS", most)
+    X = text_matrix(url_texts(np.random.default_rng(8), 500), with_idf=False, ngram_range=(2, 3))
+    kernel = indexed(dense_share=-1.0)
+    dense = kernel.prepare(X).parts[0].index
+    assert dense.n_head == most
+    frequency = np.bincount(X.indices, minlength=X.shape[1])
+    assert frequency[dense.column_of >= 0].min() >= frequency[dense.column_of < 0].max()
+    assert_equals_exhaustive(X, 10, kernel)

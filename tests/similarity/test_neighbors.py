@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import tracemalloc
+
 import numpy as np
 import pytest
 import scipy.sparse as sp
@@ -7,10 +9,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.exhaustive import SLAB_ROWS
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.similarity.validation import as_unit_rows
-from noveltyflow.testing.compare import assert_neighbors_equal
+from noveltyflow.similarity.validation import as_unit_rows, without_unused_columns
+from noveltyflow.testing.compare import brute_force_rows
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
 
@@ -93,6 +96,39 @@ def test_neighbours_that_are_found_again_change_nothing(shape, dense_share, data
     assert_identical((best.indices, best.similarities), cosine_kneighbors(X, n_neighbors))
 
 
+@pytest.mark.parametrize("dense_share", [-1.0, 1.0])
+@pytest.mark.parametrize("cheap_list", [-1, 1 << 30])
+@every_shape
+@settings(max_examples=10, deadline=None)
+@given(st.data(), st.sampled_from([33, 50, 100, 300, 1_000]), st.integers(1, 60), st.integers(0, 50))
+def test_many_neighbours_equal_the_naive_reference(
+    shape, cheap_list, dense_share, data, n_neighbors, block_rows, known_rows
+):
+    """Also where some of them are known, and where each row meets few of the others or all."""
+    X = data.draw(unit_matrices(shape, max_rows=150))
+    kernel = CpuKernel(cheap_list=cheap_list, dense_share=dense_share)
+    best = TopK.empty(X.shape[0], n_neighbors)
+    blocks = [slice(0, known_rows), *(slice(at, at + block_rows) for at in range(0, X.shape[0], block_rows))]
+    for block in blocks:
+        prepared = kernel.prepare(X[block])
+        best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=block.start)
+    assert_identical((best.indices, best.similarities), naive_kneighbors(X, n_neighbors))
+
+
+@pytest.mark.parametrize("n_neighbors", [40, 400, 5_000])
+def test_as_many_neighbours_as_rows_are_found_slab_by_slab(n_neighbors):
+    """Rows that share a column with all others, more than a slab of them, and equal similarities among them."""
+    rng = np.random.default_rng(6)
+    X = unit_rows(np.column_stack([np.ones(500), rng.integers(0, 4, (500, 3))]))
+    others = sp.vstack([X] * (1 + 2 * SLAB_ROWS // 500), "csr")
+    queries = X[:3]
+    found, _ = search(queries, others, n_neighbors, CpuKernel(cheap_list=1 << 30), exclude_self=False)
+    products = (queries.astype(np.float64) @ others.astype(np.float64).T).toarray().astype(np.float32)
+    expected = np.argsort(-products, axis=1, kind="stable")[:, :n_neighbors]
+    np.testing.assert_array_equal(found.indices, expected)
+    np.testing.assert_array_equal(found.similarities, np.take_along_axis(products, expected, 1))
+
+
 def test_columns_that_no_one_uses_do_no_harm():
     X = sp.csr_matrix(unit_rows(np.eye(4)))
     X.resize((4, 1 << 20))
@@ -115,6 +151,29 @@ def test_very_many_empty_columns_change_nothing(shape, data, n_neighbors, seed):
         cosine_kneighbors(wide, n_neighbors, Y=wide[half:]),
         cosine_kneighbors(narrow, n_neighbors, Y=narrow[half:]),
     )
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_renumbering_columns_takes_no_more_than_their_numbers_and_what_is_left(own):
+    """Beside a sorted copy of the others' column numbers, a third of which the queries do not have."""
+    rng = np.random.default_rng(0)
+    used = np.unique(rng.integers(2**31 - 1, size=3_000)).astype(np.int32)
+    columns = np.concatenate([np.sort(rng.permutation(used)[:500]) for _ in range(1_000)])
+    whole = (1_000, 2**31 - 1)
+    X = sp.csr_matrix(
+        (np.full(columns.size, 500**-0.5, np.float32), columns, np.arange(0, 500_001, 500)), whole
+    )
+    queries = (
+        X if own else sp.csr_matrix((X.data, np.where(columns > used[1_000], columns, 7), X.indptr), whole)
+    )
+    without_unused_columns(queries[:2], X[:2])  # compiles
+    tracemalloc.start()
+    narrowed, others = without_unused_columns(queries, X)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert others.shape[1] == used.size
+    assert narrowed.shape == others.shape
+    assert peak <= (4 + 4 if own else 4 + 4 + 4) * X.nnz + 200_000
 
 
 def test_any_sparse_format_and_precision_is_taken():
@@ -146,12 +205,38 @@ def test_bad_matrices_are_refused(X, match):
         cosine_kneighbors(X)
 
 
+@pytest.mark.parametrize("column", [-1, 3, 2**31 - 1, -(2**31), 2**32 + 1])
+@pytest.mark.parametrize("own", [True, False])
+def test_columns_out_of_range_are_refused(column, own):
+    X = sp.csr_matrix(np.eye(3, dtype=np.float32)[[0, 1, 2, 2]])
+    X.indices = X.indices.astype(np.int64)
+    X.indices[2] = column
+    with pytest.raises(ValueError, match=rf"row 2 of X has a weight in column {column}, .* from 0 to 2"):
+        cosine_kneighbors(X, Y=None if own else sp.csr_matrix((5, 3)))
+
+
+def test_complex_weights_are_refused():
+    with pytest.raises(ValueError, match=r"real weights, not complex128; take X\.real"):
+        cosine_kneighbors(sp.identity(2, dtype=complex, format="csr"))
+
+
 @pytest.mark.parametrize(
     "options", [{"n_neighbors": 0}, {"n_jobs": 0}, {"n_jobs": -1000}, {"Y": sp.eye(2, 3)}]
 )
 def test_bad_options_are_refused(options):
     with pytest.raises(ValueError, match=r"n_neighbors|n_jobs|features"):
         cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+@pytest.mark.parametrize("options", [{"n_neighbors": 2.0}, {"n_jobs": 2.5}, {"n_jobs": "2"}])
+def test_options_that_are_no_integers_are_refused(options):
+    with pytest.raises(ValueError, match=r"n_(neighbors|jobs) must be a whole number, not '?2"):
+        cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+def test_integers_of_numpy_are_taken():
+    X = sp.identity(3, format="csr")
+    assert_identical(cosine_kneighbors(X, np.int64(2), n_jobs=np.int32(1)), cosine_kneighbors(X, 2, n_jobs=1))
 
 
 def test_no_rows_and_no_columns():
@@ -169,10 +254,8 @@ def test_all_cores_give_the_same():
 def test_equals_scipy_on_more_rows_than_a_slab():
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(4), 500, 60))
     found, _ = search(X, X, 10, CpuKernel(slab_rows=64, cheap_list=-1))
-    from noveltyflow.testing.compare import brute_force_rows
-
     rows = np.arange(0, 500, 7)
-    assert_neighbors_equal((found.indices[rows], found.similarities[rows]), brute_force_rows(X, rows, 10))
+    assert_identical((found.indices[rows], found.similarities[rows]), brute_force_rows(X, rows, 10))
 
 
 def test_a_matrix_in_need_of_sorting_is_left_as_it_was():

@@ -115,6 +115,19 @@ def test_where_bounds_spare_nothing_all_is_computed():
     assert stats.candidates < 0.1 * X.shape[0] ** 2
 
 
+def test_what_everything_would_take_is_counted_for_the_rows_themselves():
+    """Rows that are empty wherever it were sampled would have bounds given up, which add far fewer products."""
+    X = text_matrix(url_texts(np.random.default_rng(9), 3_000))
+    products = []
+    for empty in (8, 0):
+        rows = X.copy()
+        for row in range(empty, X.shape[0], 16):
+            rows.data[rows.indptr[row] : rows.indptr[row + 1]] = 0
+        rows.eliminate_zeros()
+        products.append(assert_equals_exhaustive(rows, 10, indexed(dense_share=1.0)).multiply_adds)
+    assert products[1] < 1.3 * products[0]
+
+
 def test_a_row_for_which_bounds_do_not_pay_takes_them_from_few_others():
     """A short row that is equally similar to all others, before rows that are like their neighbours."""
     texts = [f"https://a.example/annual/{i // 40:03d}/item-{i % 40:02d}.html" for i in range(6_000)]

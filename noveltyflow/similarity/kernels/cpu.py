@@ -138,7 +138,10 @@ class CpuKernel:
         )
         exhaustive = 12 * candidates.rows + 16 * queries.longest_row
         scratch = max(bounded, exhaustive, lists + 12 * slab + 16 * queries.longest_row)
-        return self._index_bytes(candidates) + scratch + (12 * n_neighbors + 33) * queries.rows
+        merged = (
+            44 * n_neighbors + 1024
+        )  # what waits in `exhaustive.py` to be merged, where neighbours are many
+        return self._index_bytes(candidates) + scratch + merged + (12 * n_neighbors + 33) * queries.rows
 
     def _index_bytes(self, shape: BlockShape) -> int:
         more_parts = -(-shape.rows // self.part_rows) - 1

@@ -6,13 +6,16 @@ products ever is: so rows that share no column are told from rows whose products
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.insertion import insert_neighbor
+from noveltyflow.similarity.kernels.insertion import FEW, before, insert_neighbor
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.scoring import count_below
+from noveltyflow.similarity.kernels.sorting import sort_by_digit
 from noveltyflow.types import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 SLAB_ROWS = 1 << 14
@@ -24,6 +27,33 @@ _LONG_LIST = 32
 _AT_ONCE = 64
 _UNTOUCHED = np.int64(-(1 << 63))
 """The bits of -0.0."""
+_DIGIT_BITS = 8
+
+
+class Waiting(NamedTuple):
+    """Room for candidates of a query that wait to be sorted and merged with its k neighbours, where k is large.
+
+    `keys`, `sorted_keys` int64 (up to 2 * k,); `ends` int32 (256,): see `sort_by_digit`; `similarities` float32 and
+    `neighbors` int64 (k,): the neighbours before.
+    """
+
+    keys: Int64Array
+    sorted_keys: Int64Array
+    ends: Int32Array
+    similarities: Float32Array
+    neighbors: Int64Array
+
+
+@numba.njit(nogil=True, cache=True)
+def _make_room(n_neighbors: int, n_candidates: int) -> Waiting:
+    most = min(2 * n_neighbors, n_candidates)
+    return Waiting(
+        np.empty(most, np.int64),
+        np.empty(most, np.int64),
+        np.empty(1 << _DIGIT_BITS, np.int32),
+        np.empty(n_neighbors, np.float32),
+        np.empty(n_neighbors, np.int64),
+    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -48,6 +78,8 @@ def score_all(
     accumulators = np.full(numbers.size, -0.0, np.float64)
     touched = np.empty(numbers.size, np.int32)
     cursors = np.empty(0, np.int64)
+    many = similarities.shape[1] > FEW
+    waiting = _make_room(similarities.shape[1] if many else 0, numbers.size)
     multiply_adds, pairs = 0, 0
     for query in chosen:
         columns = query_columns[query_indptr[query] : query_indptr[query + 1]]
@@ -60,7 +92,22 @@ def score_all(
         best, best_rows, own = similarities[query], neighbors[query], query + own_offset
         if postings * _SPARSE < numbers.size:
             met = _meet(columns, weights, list_indptr, list_rows, list_weights, accumulators, touched)
-            pairs += _keep_met(accumulators, touched[:met], numbers, best, best_rows, candidates_start, own)
+            if many:
+                pairs += _merge_met(
+                    accumulators,
+                    touched[:met],
+                    False,
+                    numbers,
+                    best,
+                    best_rows,
+                    candidates_start,
+                    own,
+                    waiting,
+                )
+            else:
+                pairs += _keep_met(
+                    accumulators, touched[:met], numbers, best, best_rows, candidates_start, own
+                )
             continue
         if cursors.size < columns.size:
             cursors = np.empty(2 * columns.size, np.int64)
@@ -71,9 +118,25 @@ def score_all(
         for slab in range(0, numbers.size, slab_rows):
             end = min(slab + slab_rows, numbers.size)
             _accumulate(columns, weights, list_indptr, list_rows, list_weights, cursors, end, accumulators)
-            pairs += _keep_best(
-                accumulators[slab:end], numbers[slab:end], best, best_rows, candidates_start, own
-            )
+            if many:
+                least = _least_sum(best, best_rows, candidates_start + numbers[slab])
+                met = _list_reaching(accumulators[:end], slab, least, touched)
+                pairs += _merge_met(
+                    accumulators,
+                    touched[:met],
+                    True,
+                    numbers,
+                    best,
+                    best_rows,
+                    candidates_start,
+                    own,
+                    waiting,
+                )
+                accumulators[slab:end] = -0.0
+            else:
+                pairs += _keep_best(
+                    accumulators[slab:end], numbers[slab:end], best, best_rows, candidates_start, own
+                )
     return multiply_adds, pairs
 
 
@@ -121,6 +184,89 @@ def _keep_met(
 
 
 @uncounted
+def _merge_met(
+    accumulators: Float64Array,
+    met: Int32Array,
+    ascending: bool,
+    numbers: Int64Array,
+    similarities: Float32Array,
+    neighbors: Int64Array,
+    first_row: int,
+    own: int,
+    waiting: Waiting,
+) -> int:
+    """Do as `_keep_met`, but sort many candidates at a time: inserting each would move many others."""
+    kept, found, row_bits = 0, 0, 1
+    while numbers.size >> row_bits:
+        row_bits += 1
+    for row in met:
+        similarity = np.float32(accumulators[row])
+        if similarity >= similarities[-1] and numbers[row] != own:
+            waiting.keys[found] = (_rank(similarity) << row_bits) | row
+            found += 1
+            if found == waiting.keys.size:
+                _merge(
+                    accumulators,
+                    found,
+                    row_bits,
+                    ascending,
+                    numbers,
+                    similarities,
+                    neighbors,
+                    first_row,
+                    waiting,
+                )
+                kept, found = kept + found, 0
+    _merge(accumulators, found, row_bits, ascending, numbers, similarities, neighbors, first_row, waiting)
+    for row in met:
+        accumulators[row] = -0.0
+    return kept + found
+
+
+@uncounted
+def _rank(similarity: np.float32) -> int:
+    """A number of 32 bits that is less where a similarity is more, and the same for both zeros."""
+    bits = np.int64(np.float32(similarity + np.float32(0.0)).view(np.int32))
+    return int(0x7FFFFFFF - bits if bits >= 0 else 0x80000000 | (bits & 0x7FFFFFFF))
+
+
+@uncounted
+def _merge(
+    accumulators: Float64Array,
+    found: int,
+    row_bits: int,
+    ascending: bool,
+    numbers: Int64Array,
+    similarities: Float32Array,
+    neighbors: Int64Array,
+    first_row: int,
+    waiting: Waiting,
+) -> None:
+    """Merge the candidates of the first keys with the neighbours of a query, but for those that are there already."""
+    keys, ordered = waiting.keys[:found], waiting.sorted_keys[:found]
+    for shift in range(row_bits if ascending else 0, row_bits + 32, _DIGIT_BITS):
+        sort_by_digit(keys, ordered, waiting.ends, shift)
+        keys, ordered = ordered, keys
+    for slot in range(similarities.size):
+        waiting.similarities[slot], waiting.neighbors[slot] = similarities[slot], neighbors[slot]
+    old, new = 0, 0
+    for slot in range(similarities.size):
+        if new == found:
+            similarities[slot], neighbors[slot] = waiting.similarities[old], waiting.neighbors[old]
+            old += 1
+            continue
+        row = keys[new] & ((1 << row_bits) - 1)
+        similarity, number = np.float32(accumulators[row]), first_row + numbers[row]
+        if before(similarity, number, waiting.similarities[old], waiting.neighbors[old]):
+            similarities[slot], neighbors[slot] = similarity, number
+            new += 1
+        else:
+            similarities[slot], neighbors[slot] = waiting.similarities[old], waiting.neighbors[old]
+            new += int(waiting.neighbors[old] == number)
+            old += 1
+
+
+@uncounted
 def _accumulate(
     columns: Int32Array,
     weights: Float32Array,
@@ -164,6 +310,19 @@ def _keep_best(
             insert_neighbor(similarities, neighbors, similarity, first_row + numbers[place])
     accumulators[:] = -0.0
     return kept
+
+
+@uncounted
+def _list_reaching(accumulators: Float64Array, start: int, least: float, touched: Int32Array) -> int:
+    """List the candidates from `start` on that are met and have a sum of at least `least`; returns their number."""
+    bits, found = accumulators.view(np.int64), 0
+    for first in range(start, accumulators.size, _AT_ONCE):
+        end = min(first + _AT_ONCE, accumulators.size)
+        if _any_reaches(accumulators[first:end], least):
+            for row in range(first, end):
+                touched[found] = row
+                found += int(accumulators[row] >= least and bits[row] != _UNTOUCHED)
+    return found
 
 
 @uncounted

@@ -19,6 +19,8 @@ MUCH_LONGER = 32
 """How many times as long as a query a row is when looking for each column of the query is cheaper."""
 _CROWDED = 1 << 13
 _NO_COLUMN = np.int32(-1)
+_LOOKED_THROUGH = 256
+"""Most neighbours of a query among which a candidate is looked for before it is scored."""
 _DOUBT = _CROWDED * 2.0**-51
 """How far, relatively, sums of up to `_CROWDED` products can lie apart in two orders, if none is negative.
 
@@ -205,11 +207,16 @@ def count_below(numbers: Int32Array, end: int) -> int:
 
 @uncounted
 def is_known(row: int, members: Members, query: Query) -> bool:
-    """Whether a distinct row is the query and nothing else, or a single row that is among its best k already."""
+    """Whether a distinct row is the query and nothing else, or a single row that is among its best k already.
+
+    Where they are many, to look through them all takes longer than the similarity, and inserting finds out as well.
+    """
     start, end = members.starts[row], members.starts[row + 1]
     if end - start > 1:
         return False
     number, found = members.first + members.rows[start], int(members.rows[start] == query.own)
+    if query.neighbors.size > _LOOKED_THROUGH:
+        return found > 0
     for neighbor in query.neighbors:
         found |= int(neighbor == number)
     return found > 0

@@ -25,6 +25,9 @@ _FREQUENT = 32
 """A column is frequent if more than one in so many rows has it: then adding it for all rows is cheaper."""
 _HEAD_BYTES = 7
 """Most bytes of the head for each non-zero of the block."""
+HEAD_NUMBER = np.uint16
+"""How a query's head columns are numbered, in `lanes.py` too."""
+MOST_HEAD_COLUMNS = np.iinfo(HEAD_NUMBER).max + 1
 LEAST_SHARE = 0.5
 _SAMPLED_ROWS = 1 << 14
 """Rows, at even distances, of which it is told whether a block is better indexed this way."""
@@ -116,14 +119,15 @@ class DenseIndex(NamedTuple):
 def frequent_columns(block: CsrMatrix, frequency: Int64Array, least_share: float) -> Int64Array | None:
     """Head columns of a block that is better indexed this way, or None if it is not.
 
-    It is where the frequent columns, as many as memory admits, carry more than `least_share` of the rows' squared
-    weights, and the other columns have postings enough for their lists; or anyway, if `least_share` is negative.
+    It is where the frequent columns, as many as memory and `MOST_HEAD_COLUMNS` admit, carry more than
+    `least_share` of the rows' squared weights, and the other columns have postings enough for their lists; or
+    anyway, if `least_share` is negative.
     """
     n_rows, nonzeros = block.shape[0], int(block.nnz)
     if nonzeros == 0:
         return None
     chosen = np.flatnonzero(frequency * _FREQUENT > n_rows)
-    most = _HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS)
+    most = min(_HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS), MOST_HEAD_COLUMNS)
     chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
     n_tail = np.count_nonzero(frequency) - chosen.size
     if least_share >= 0.0 and n_tail * -(-n_rows // SLAB_ROWS) > nonzeros // 4:

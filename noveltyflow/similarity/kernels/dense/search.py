@@ -7,7 +7,14 @@ from typing import NamedTuple
 import numba
 import numpy as np
 
-from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, LEVELS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.kernels.dense.index import (
+    GROUP_ROWS,
+    HEAD_NUMBER,
+    LEVELS,
+    SLAB_GROUPS,
+    SLAB_ROWS,
+    DenseIndex,
+)
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
 from noveltyflow.similarity.kernels.scoring import (
     SINGLE,
@@ -80,7 +87,7 @@ def _make_batch(longest_query: int) -> Batch:
     width = longest_query
     most = min(_MOST_QUERIES, max(_LEAST_QUERIES, _BATCH_COLUMNS // max(1, width)))
     return Batch(
-        np.zeros(most * width, np.uint16),
+        np.zeros(most * width, HEAD_NUMBER),
         np.zeros(most * width, np.uint16),
         np.zeros(most * width, np.int64),
         np.zeros(most * width, np.uint16),

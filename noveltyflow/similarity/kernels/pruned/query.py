@@ -12,6 +12,7 @@ from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
+from noveltyflow.similarity.kernels.sorting import sort_by_digit
 from noveltyflow.similarity.kernels.ticks import WORK_SLOTS
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
@@ -52,7 +53,7 @@ class Scratch(NamedTuple):
     `FILTER_BITS`; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
     `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
     `work` int64 (`WORK_SLOTS`,): multiply-adds, groups bounded, similarities computed, how many places of this row
-    are left out, and what `kernels.ticks` counts; `digits` int32: see `_sort_by_digit`.
+    are left out, and what `kernels.ticks` counts; `digits` int32: see `sort_by_digit`.
     """
 
     accumulators: Int32Array
@@ -147,24 +148,9 @@ def _sort_ranks(unsorted: Int64Array, ordered: Int64Array, ends: Int32Array, n_r
     bits = 1
     while n_ranks >> (3 * bits):
         bits += 1
-    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32)
-    _sort_by_digit(ordered, unsorted, ends[: 1 << bits], 32 + bits)
-    _sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32 + 2 * bits)
-
-
-@uncounted
-def _sort_by_digit(numbers: Int64Array, ordered: Int64Array, ends: Int32Array, shift: int) -> None:
-    """Copy numbers in order of as many bits from `shift` on as `ends` has places for; equal ones stay in order."""
-    ends[:] = 0
-    for number in numbers:
-        ends[(number >> shift) & (ends.size - 1)] += 1
-    begun = 0
-    for digit in range(ends.size):
-        begun, ends[digit] = begun + ends[digit], begun
-    for number in numbers:
-        digit = (number >> shift) & (ends.size - 1)
-        ordered[ends[digit]] = number
-        ends[digit] += 1
+    sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32)
+    sort_by_digit(ordered, unsorted, ends[: 1 << bits], 32 + bits)
+    sort_by_digit(unsorted, ordered, ends[: 1 << bits], 32 + 2 * bits)
 
 
 @uncounted

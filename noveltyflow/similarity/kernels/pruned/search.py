@@ -39,7 +39,7 @@ the place, and 45 % of the groups."""
 _SCORE_COST = 40
 """What the similarity of two short rows takes, in multiply-adds."""
 _TIMES_ALL, _PATIENCE = 2, 3_000_000
-"""How many times what computing everything would take, in multiply-adds, and how many more, a search may spend."""
+"""How many times what computing everything takes at most, in multiply-adds, and how many more, may be spent."""
 _BEFORE_LONG_LIST = 3
 """How often the best sums are settled before a list that is longer than the budget, which can then be skipped."""
 _FEW = 128
@@ -71,7 +71,7 @@ def search_rows(
     longest = 0
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row])
-    scratch, everything = make_scratch(longest, index), _mean_work(index, indptr, columns)
+    scratch, everything = make_scratch(longest, index), 0
     begin(scratch.work)
     for row in range(indptr.size - 1):
         entries = slice(indptr[row], indptr[row + 1])
@@ -88,6 +88,7 @@ def search_rows(
         )
         before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
+        everything += GROUP_ROWS * unwalked(scratch, known)
         if known:
             likely = _likely_groups(
                 own, neighbors[max(row - 1, 0)], members.first, row_of, scratch.candidates
@@ -96,22 +97,9 @@ def search_rows(
             _answer(index, members, query, known, scratch)
         computed[row] |= scratch.work[2] > before
         clear_query(query.columns, known, scratch)
-        if _costs(index, scratch) > _TIMES_ALL * everything * (row + 1) + _PATIENCE:
+        if _costs(index, scratch) > _TIMES_ALL * everything + _PATIENCE:
             return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], row + 1
     return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], indptr.size - 1
-
-
-@uncounted
-def _mean_work(index: GroupIndex, indptr: Int64Array, columns: Int32Array) -> float:
-    """Most multiply-adds that computing everything takes for a row, as every sixteenth row tells."""
-    postings, rows = 0, 0
-    for row in range(0, indptr.size - 1, 16):
-        rows += 1
-        for column in columns[indptr[row] : indptr[row + 1]]:
-            rank = index.column_rank[column]
-            if rank >= 0:
-                postings += index.list_starts[rank + 1] - index.list_starts[rank]
-    return float(GROUP_ROWS * postings / max(1, rows))
 
 
 @uncounted
