@@ -166,11 +166,10 @@ class RunStore:
 
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
-        fs, root = fsspec.core.url_to_fs(self.path)
         try:
-            head = json.loads(fs.cat_file(f"{root}/{_HEAD}"))
+            head = json.loads(Scratch(self.path).read(_HEAD) or b"")
             return "schema_version" in head["attributes"][_HEADER]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        except (NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def require_free(self) -> None:
@@ -184,7 +183,7 @@ class RunStore:
         names = (
             [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
         )
-        if _HEAD in names and not _is_json(fs.cat_file(f"{root}/{_HEAD}")):
+        if _HEAD in names and not _is_json(Scratch(self.path).read(_HEAD) or b""):
             raise _damaged_head(self.path)
         if not all(name.startswith(_HEAD) and name.endswith(PARTIAL) for name in names):
             raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
@@ -315,8 +314,9 @@ class RunStore:
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """As `require_marker`, but one that is no longer what was written vouches for nothing: None."""
+        root = self.root  # where the head is damaged there is no run at all
         try:
-            return self.require_marker(stage)
+            return self._marker_of(root, stage)
         except DamageError as error:
             log.warning("%s; the stage counts as unfinished", error)
             return None
@@ -329,9 +329,12 @@ class RunStore:
         DamageError
             When the marker is no longer what was written.
         """
+        return self._marker_of(self.root, stage)
+
+    def _marker_of(self, root: zarr.Group, stage: str) -> dict[str, Any] | None:
         name = f"stages/{stage}"
         try:
-            figures = dict(self.root[name].attrs.asdict())
+            figures = dict(root[name].attrs.asdict())
         except KeyError:
             return None
         except (TypeError, ValueError):
