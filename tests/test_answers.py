@@ -224,6 +224,9 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
         plan = plan_run([str(source)], out, ScoringSettings(input=InputSettings(**options)), overwrite=True)
         execute(plan, SerialExecutor(), Silent(), block_rows=block_rows, backend="cpu")
         RunStore(out, writable=True).unmark("neighbors")
+        return continued()
+
+    def continued() -> list[str]:
         return in_shell(json.loads(here("info", out, "--json").stdout)["continue_with"])
 
     plain = ["noveltyflow", "run", str(source), "--out", out]
@@ -234,6 +237,12 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
     assert in_shell(facts["continue_with"])[-1] == "--profile-memory"
     assert facts["settings"]["cluster"] == {"block_rows": 7, "profile_memory": True}
     assert facts["settings"]["input"]["max_ratio"] == 900
+    RunStore(out, writable=True).write_aside(
+        "options", {"input": {"max_ratio": "many"}, "cluster": {"block_rows": [7], "x": 1, "backend": "cpu"}}
+    )
+    assert continued() == [*plain, "--profile-memory", "--backend", "cpu"]
+    RunStore(out, writable=True).write_aside("options", {"input": 3, "cluster": [1]})
+    assert continued() == [*plain, "--profile-memory"]
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import stat
 import time
@@ -10,7 +11,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from noveltyflow.errors import DamageError, StoreError
 
@@ -67,6 +68,20 @@ def readable(root: Path, name: str) -> Path:
             f"{path}: is neither a file nor a folder, and is not opened; remove it, and {DamageError.remedy}"
         )
     return path
+
+
+def load_json(data: str | bytes) -> Any:
+    """Parse JSON that may be anything.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON (a `JSONDecodeError`), or no text; also where it is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
 
 
 def may_pass(error: OSError) -> bool:

@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import inside, may_pass, naming, pauses, readable
+from noveltyflow.store.durable import inside, load_json, may_pass, naming, pauses, readable
 
 T = TypeVar("T")
 
@@ -51,6 +51,8 @@ class RunFiles(WrapperStore[Store]):
         found = await self._tried(key, lambda: self._store.get(key, prototype, byte_range), readable)
         if found is None and self.read_only and "/c/" in key:
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
+        if found is not None and key.endswith("zarr.json"):
+            load_json(found.to_bytes())  # Zarr fails otherwise where it is nested too deeply
         return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:

@@ -23,7 +23,7 @@ from zarr.storage import MemoryStore
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store import profile
-from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
+from noveltyflow.store.durable import PARTIAL, inside, load_json, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
@@ -40,6 +40,9 @@ _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+_UNMEASURED_BYTES, _MOST_RATIO = 64 << 20, 500
+"""Inputs in the head may be so many bytes, and above that so many times as large as they are stored."""
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +62,23 @@ def _pack(value: Any) -> str:
 
 
 def _unpack(text: str) -> Any:
-    return json.loads(zlib.decompress(base64.b64decode(text)))
+    """What `_pack` was given.
+
+    Raises
+    ------
+    ValueError, zlib.error
+        When the text is none of `_pack`, or becomes more than 64 MiB and 500 times as many bytes.
+    """
+    packed, unpacking = base64.b64decode(text), zlib.decompressobj()
+    data = unpacking.decompress(packed, max(_UNMEASURED_BYTES, _MOST_RATIO * len(packed)))
+    if not unpacking.eof:
+        raise ValueError("is cut off, or was made to fill the memory of whoever reads it")
+    return load_json(data)
 
 
 def _is_json(data: bytes) -> bool:
     try:
-        json.loads(data)
+        load_json(data)
     except ValueError:
         return False
     return True
@@ -167,7 +181,7 @@ class RunStore:
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
         try:
-            head = json.loads(Scratch(self.path).read(_HEAD) or b"")
+            head = load_json(Scratch(self.path).read(_HEAD) or b"")
             return "schema_version" in head["attributes"][_HEADER]
         except (NotADirectoryError, ValueError, KeyError, TypeError):
             return False
@@ -202,7 +216,7 @@ class RunStore:
         """What lies in `NAME.json` beside the content of the run, such as `audit`; None where there is nothing."""
         data = Scratch(self.path).read(f"{name}.json")
         try:
-            values: dict[str, Any] | None = None if data is None else dict(json.loads(data))
+            values: dict[str, Any] | None = None if data is None else dict(load_json(data))
         except (TypeError, ValueError) as error:
             raise DamageError(f"{self.path}/{name}.json is damaged; remove it") from error
         return values
