@@ -1,4 +1,4 @@
-"""How far a run has come that is not complete yet."""
+"""How far a run has come that is not complete yet, and with which settings it was begun."""
 
 from __future__ import annotations
 
@@ -35,13 +35,13 @@ def unfinished_facts(path: str) -> dict[str, Any] | None:
         "stages_done": done,
         **stage_facts(store),
         **(_tiles(store) if "urls" in done else {}),
-        "settings": _settings(store),
+        "settings": stored_settings(store),
         "inputs": store.header["inputs"],
     }
 
 
-def _settings(store: RunStore) -> dict[str, Any]:
-    """By group and name, those that decide the result, and others that the command was given for this run."""
+def stored_settings(store: RunStore) -> dict[str, Any]:
+    """By group and name, those that decide the result of a run, and others that the command was given for it."""
     settings, beside = store.header["settings"], store.aside("options") or {}
     cluster = _with(beside.get("cluster"), ClusterSettings, {})
     return {

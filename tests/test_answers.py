@@ -348,11 +348,27 @@ def test_top_prints_data_on_stdout_only(cli: Cli, small_run: str, run: Run) -> N
     assert all(url in shown for url in top["url"])
 
 
-def test_neighbors_prints_the_nearest(here: Cli, small_run: str, run: Run, table: pd.DataFrame) -> None:
+def test_neighbors_prints_the_nearest(
+    here: Cli, cli: Cli, small_run: str, run: Run, table: pd.DataFrame
+) -> None:
     done = here("neighbors", small_run, table["url"][0])
     assert done.returncode == 0
     assert run.neighbors(table["url"][0])["url"][0] in done.stdout
-    assert here("neighbors", small_run, "http://not.there/").returncode == 2
+    few = here("neighbors", small_run, table["url"][0], "-n", 3)
+    assert [line.split() for line in few.stdout.splitlines()] == [
+        line.split() for line in done.stdout.splitlines()[:4]
+    ]
+    assert few.stderr == "3 of 10 neighbours; -n 10 prints all\n"
+    stranger = cli("neighbors", small_run, "http://not.there/")
+    assert stranger.returncode == 2
+    said = f"noveltyflow: http://not.there/ is not a row of {small_run}; only its URLs can be asked for\n"
+    assert stranger.stderr == said
+
+
+def test_export_says_that_it_replaced_a_file(here: Cli, small_run: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    assert here("export", small_run, file).stderr.endswith(f" rows in {file}\n")
+    assert here("export", small_run, file).stderr.endswith(f" rows; replaced {file}\n")
 
 
 def test_quiet_is_quiet_and_json_is_json(cli: Cli, small_run: str, url_list: Path) -> None:

@@ -389,7 +389,12 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert bad.returncode == 1
     assert bad.stdout == "features/000001/data/c/0: differs from its checksum\n"
     assert "1 problem\n" in cli("info", out).stdout
-    assert "its last audit found damage, which --repair undoes" in cli(*again).stderr
+    command = f"  noveltyflow run {tmp_path / 'urls.txt'} --out {out} --block-rows 50 --repair\n"
+    assert bad.stderr.endswith(f"1 problem\nto undo damage:\n{command}")
+    warned = cli(*again).stderr
+    assert "its last audit found damage, which --repair undoes" in warned
+    assert warned.endswith(f"to undo the damage:\n{command}")
+    assert "noveltyflow top" not in warned
     mended = cli(*again, "--repair")
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr
