@@ -16,7 +16,7 @@ from distributed import LocalCluster
 from helpers import Cli
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.errors import SettingsError
+from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.cluster import DASK_CONFIG, connect, local_cluster_options
 from noveltyflow.runtime.tls import security
 from noveltyflow.testing.runs import assert_same_content
@@ -88,6 +88,18 @@ def test_strangers_are_refused(
     assert done.returncode == 2, done.stderr
     assert "no Dask scheduler answers" in done.stderr
     assert "--tls-ca" in done.stderr
+    if who == "nobody":
+        remedy = f"{secured} without certificates; give --tls-ca, --tls-cert and --tls-key"
+        assert done.stderr == f"noveltyflow: no Dask scheduler answers at {remedy}\n"
+
+
+def test_who_forgets_tls_is_told_the_right_address(secured: str) -> None:
+    plain = secured.replace("tls://", "tcp://")
+    said = (
+        f"answers at {plain}: .*; if it speaks TLS, give {secured} with --tls-ca, --tls-cert and --tls-key$"
+    )
+    with pytest.raises(ResourceError, match=said), connect(ClusterSettings(scheduler=plain)):
+        pass
 
 
 def test_embedded_cluster_is_secured(ours: Files) -> None:
