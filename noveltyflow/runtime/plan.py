@@ -159,7 +159,7 @@ def choose_block_rows(
 
 def mebibytes(n_bytes: int) -> str:
     """`n_bytes` for people: `1,234 MiB`, `3 MiB`, `0.4 MiB`, `12 KiB`."""
-    if n_bytes < 100 << 10:
+    if 0 < n_bytes < 100 << 10:
         return f"{n_bytes / (1 << 10):.0f} KiB"
     size = n_bytes / (1 << 20)
     return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f}".removesuffix(".0") + " MiB"

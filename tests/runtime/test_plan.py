@@ -132,7 +132,7 @@ def test_folders_that_vanish_meanwhile_hold_nothing(tmp_path: Path, monkeypatch:
 @pytest.mark.parametrize(
     ("n_bytes", "said"),
     [
-        (0, "0 KiB"),
+        (0, "0 MiB"),
         (12_345, "12 KiB"),
         (400_000, "0.4 MiB"),
         (3 << 20, "3 MiB"),
