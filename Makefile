@@ -7,10 +7,12 @@ BIN := .venv/bin
 install: .venv/.installed
 
 .venv/.installed: pyproject.toml constraints.txt
-	$(PYTHON) -c 'import sys; sys.exit("noveltyflow needs Python 3.11 or newer; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,s3,notebook]'
+	@$(PYTHON) -c 'import sys; sys.exit("noveltyflow needs Python 3.11 or newer; set PYTHON=python3.12, say") if sys.version_info < (3, 11) else None'
+	@echo "installing pinned packages into .venv, which takes about two minutes"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[test,s3,notebook]'
 	@touch $@
+	@$(if $(filter install,$(MAKECMDGOALS)),echo "installed; now: make demo")
 
 .venv/.bench: .venv/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noveltyflow.errors import FREE_SPACE, NoveltyflowError, is_disk_full
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, is_disk_full
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import given_settings, run_command, setting_options
@@ -110,17 +110,28 @@ def run(
 
 
 def _say_done(path: str) -> None:
-    """What became of the lines, and what to ask next."""
-    counts, name = _open(path).store.figures("urls"), shell_line([path])
-    commands = [f"top {name}", f"export {name} novelty.csv"]
-    commands += [f"rejects {name}"] if counts["lines_rejected"] else []
+    """What became of the lines, and what to ask next; of a run with damage, how to undo that."""
+    store, name = _open(path).store, shell_line([path])
+    counts = store.figures("urls")
+    commands = [f"noveltyflow top {name}", f"noveltyflow export {name} novelty.csv"]
+    commands += [f"noveltyflow rejects {name}"] if counts["lines_rejected"] else []
+    damaged = (store.aside("audit") or {}).get("problems")
     click.echo(
         f"done: {counts['rows']:,} rows of {counts['lines_read']:,} lines, {counts['lines_blank']:,} of them blank, "
-        f"{counts['lines_rejected']:,} rejected; now try:",
+        f"{counts['lines_rejected']:,} rejected; {'to undo the damage' if damaged else 'now try'}:",
         err=True,
     )
-    for command in commands:
-        click.echo(f"  noveltyflow {command}", err=True)
+    for command in [_repair_command(path)] if damaged else commands:
+        click.echo(f"  {command}", err=True)
+
+
+def _repair_command(path: str) -> str:
+    """The command that made a run, with `--repair`."""
+    from noveltyflow.store import RunStore
+    from noveltyflow.unfinished import stored_settings
+
+    store = RunStore(path)
+    return f"{run_command(store.header['inputs'], path, stored_settings(store))} --repair"
 
 
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
@@ -237,17 +248,20 @@ def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
 @cli.command()
 @click.argument("path", metavar="RUN")
 @click.argument("url")
+@_number
 @_log_level
 @_for_readers
-def neighbors(path: str, url: str) -> None:
-    """Print what URL is most like in RUN, nearest first."""
+def neighbors(path: str, url: str, number: int) -> None:
+    """Print what URL, a row of RUN, is most like there, nearest first; RUN keeps --n-neighbors of them."""
     from noveltyflow.terminal import print_table
 
     try:
         columns = _open(path).neighbors_columns(url)
     except KeyError as error:
-        raise click.BadParameter(str(error.args[0]), param_hint="URL") from error
-    print_table({name: columns[name] for name in ("similarity", "row", "url")})
+        raise SettingsError(str(error.args[0])) from error
+    print_table({name: columns[name][:number] for name in ("similarity", "row", "url")})
+    if (there := len(columns["row"])) > number:
+        click.echo(f"{number:,} of {there:,} neighbours; -n {there} prints all", err=True)
 
 
 @cli.command()
@@ -290,13 +304,13 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
     from noveltyflow.export import export as write
     from noveltyflow.terminal import TerminalReporter
 
-    run = _open(path)
+    run, replaces = _open(path), Path(file).exists()
     with TerminalReporter(quiet=quiet) as reporter:
         reporter.start("export", len(run), "rows")
         rows = write(run, file, score=score, defuse=defuse, progress=reporter.advance)
         reporter.finish(file)
     if not quiet:
-        click.echo(printable(f"{rows:,} rows in {file}"), err=True)
+        click.echo(printable(f"{rows:,} rows{'; replaced' if replaces else ' in'} {file}"), err=True)
 
 
 @cli.command()
@@ -358,7 +372,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     if not quiet:
         click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:
-            click.echo("to undo damage, give the command that made the run again, with --repair", err=True)
+            click.echo(f"to undo damage:\n  {_repair_command(path)}", err=True)
     if audit.problems:
         sys.exit(1)
 

@@ -226,7 +226,7 @@ class Run:
             low, high = (middle, high) if self._key(self._urls(middle)[0]) <= key else (low, middle - 1)
         found = np.flatnonzero(self._urls(low) == canonical)
         if not len(found):
-            raise KeyError(f"{canonical!r} is not in {self.store.path}")
+            raise KeyError(f"{canonical} is not a row of {self.store.path}; only its URLs can be asked for")
         return self.blocks[low].start + int(found[0])
 
     def _urls(self, block: int) -> AnyArray:

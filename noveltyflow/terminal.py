@@ -15,6 +15,7 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from noveltyflow.inert import printable, printable_lines, shortened
+from noveltyflow.runtime.plan import mebibytes
 
 _WIDE = 1 << 20
 _MOST_SHOWN = 200
@@ -135,8 +136,8 @@ def print_forecast(forecast: dict[str, Any]) -> None:
         if name == "seconds":
             sys.stdout.write(f"{'time':>18}  {_time_taken(value, forecast['start_seconds'])}\n")
         elif name not in ("tasks", "start_seconds"):
-            sys.stdout.write(f"{name:>18}  {_bytes(value) if name in sizes else f'{value:,}'}\n")
-    tasks = [{**task, "projected_mem": _bytes(task["projected_mem"])} for task in forecast["tasks"]]
+            sys.stdout.write(f"{name:>18}  {mebibytes(value) if name in sizes else f'{value:,}'}\n")
+    tasks = [{**task, "projected_mem": mebibytes(task["projected_mem"])} for task in forecast["tasks"]]
     print_table(_columns(tasks))
 
 
@@ -197,7 +198,7 @@ def print_peaks(peaks: list[dict[str, Any]]) -> None:
         for rss, limit in zip(columns["rss"], columns["limit"], strict=True)
     ]
     sizes = {
-        name: [_bytes(value) if value else "" for value in columns[name]]
+        name: [mebibytes(value) if value else "" for value in columns[name]]
         for name in ("rss", "limit", "managed", "spilled", "host_free")
     }
     print_table(
@@ -214,10 +215,6 @@ def print_peaks(peaks: list[dict[str, Any]]) -> None:
 
 def _columns(rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
     return {name: [row[name] for row in rows] for name in rows[0]}
-
-
-def _bytes(value: int) -> str:
-    return f"{value / (1 << 20):,.0f} MiB"
 
 
 def _cell(value: Any) -> str:

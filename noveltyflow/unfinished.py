@@ -1,9 +1,14 @@
-"""How far a run has come that is not complete yet."""
+"""How far a run has come that is not complete yet, and with which settings it was begun."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
 
+from pydantic import BaseModel, ValidationError
+
+from noveltyflow.config import ClusterSettings, InputSettings
 from noveltyflow.run import stage_facts
 from noveltyflow.store import STAGES, RunStore
 from noveltyflow.store.profile import is_profiled
@@ -30,16 +35,29 @@ def unfinished_facts(path: str) -> dict[str, Any] | None:
         "stages_done": done,
         **stage_facts(store),
         **(_tiles(store) if "urls" in done else {}),
-        "settings": _settings(store),
+        "settings": stored_settings(store),
         "inputs": store.header["inputs"],
     }
 
 
-def _settings(store: RunStore) -> dict[str, Any]:
-    """By group and name, those that decide the result, and others that the command was given for this run."""
+def stored_settings(store: RunStore) -> dict[str, Any]:
+    """By group and name, those that decide the result of a run, and others that the command was given for it."""
     settings, beside = store.header["settings"], store.aside("options") or {}
-    cluster = {**beside.get("cluster", {}), "profile_memory": is_profiled(store.path)}
-    return {**settings, "input": {**settings["input"], **beside.get("input", {})}, "cluster": cluster}
+    cluster = _with(beside.get("cluster"), ClusterSettings, {})
+    return {
+        **settings,
+        "input": _with(beside.get("input"), InputSettings, settings["input"]),
+        "cluster": {**cluster, "profile_memory": is_profiled(store.path)},
+    }
+
+
+def _with(given: Any, model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
+    """The values of a model with what is given for it besides, as far as that makes sense there."""
+    for name, value in given.items() if isinstance(given, Mapping) else ():
+        with suppress(ValidationError):
+            model.model_validate({**values, name: value})
+            values = {**values, name: value}
+    return values
 
 
 def _tiles(store: RunStore) -> dict[str, int]:

@@ -224,6 +224,9 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
         plan = plan_run([str(source)], out, ScoringSettings(input=InputSettings(**options)), overwrite=True)
         execute(plan, SerialExecutor(), Silent(), block_rows=block_rows, backend="cpu")
         RunStore(out, writable=True).unmark("neighbors")
+        return continued()
+
+    def continued() -> list[str]:
         return in_shell(json.loads(here("info", out, "--json").stdout)["continue_with"])
 
     plain = ["noveltyflow", "run", str(source), "--out", out]
@@ -234,6 +237,12 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
     assert in_shell(facts["continue_with"])[-1] == "--profile-memory"
     assert facts["settings"]["cluster"] == {"block_rows": 7, "profile_memory": True}
     assert facts["settings"]["input"]["max_ratio"] == 900
+    RunStore(out, writable=True).write_aside(
+        "options", {"input": {"max_ratio": "many"}, "cluster": {"block_rows": [7], "x": 1, "backend": "cpu"}}
+    )
+    assert continued() == [*plain, "--profile-memory", "--backend", "cpu"]
+    RunStore(out, writable=True).write_aside("options", {"input": 3, "cluster": [1]})
+    assert continued() == [*plain, "--profile-memory"]
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
@@ -339,11 +348,27 @@ def test_top_prints_data_on_stdout_only(cli: Cli, small_run: str, run: Run) -> N
     assert all(url in shown for url in top["url"])
 
 
-def test_neighbors_prints_the_nearest(here: Cli, small_run: str, run: Run, table: pd.DataFrame) -> None:
+def test_neighbors_prints_the_nearest(
+    here: Cli, cli: Cli, small_run: str, run: Run, table: pd.DataFrame
+) -> None:
     done = here("neighbors", small_run, table["url"][0])
     assert done.returncode == 0
     assert run.neighbors(table["url"][0])["url"][0] in done.stdout
-    assert here("neighbors", small_run, "http://not.there/").returncode == 2
+    few = here("neighbors", small_run, table["url"][0], "-n", 3)
+    assert [line.split() for line in few.stdout.splitlines()] == [
+        line.split() for line in done.stdout.splitlines()[:4]
+    ]
+    assert few.stderr == "3 of 10 neighbours; -n 10 prints all\n"
+    stranger = cli("neighbors", small_run, "http://not.there/")
+    assert stranger.returncode == 2
+    said = f"noveltyflow: http://not.there/ is not a row of {small_run}; only its URLs can be asked for\n"
+    assert stranger.stderr == said
+
+
+def test_export_says_that_it_replaced_a_file(here: Cli, small_run: str, tmp_path: Path) -> None:
+    file = tmp_path / "rows.csv"
+    assert here("export", small_run, file).stderr.endswith(f" rows in {file}\n")
+    assert here("export", small_run, file).stderr.endswith(f" rows; replaced {file}\n")
 
 
 def test_quiet_is_quiet_and_json_is_json(cli: Cli, small_run: str, url_list: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import filecmp
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -25,6 +26,7 @@ from noveltyflow.runtime.repair import repair_run
 from noveltyflow.runtime.stages import neighbors
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.store import RunStore
+from noveltyflow.store.profile import open_stages
 from noveltyflow.testing.runs import content_files
 from noveltyflow.verify import Audit, verify
 
@@ -78,12 +80,17 @@ def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-3])
 
 
+def pipe(path: Path) -> None:
+    path.unlink(missing_ok=True)
+    os.mkfifo(path)
+
+
 def assert_same_bytes(run: Path, whole: Path) -> None:
     assert content_files(run) == content_files(whole)
     assert filecmp.cmpfiles(run, whole, content_files(whole), shallow=False)[1:] == ([], [])
 
 
-DAMAGES = {"flipped": flip, "truncated": truncate, "missing": Path.unlink}
+DAMAGES = {"flipped": flip, "truncated": truncate, "missing": Path.unlink, "a pipe": pipe}
 IN_PLACE = [
     "features/000002/indices/c/0",
     "features/000001/zarr.json",
@@ -382,7 +389,12 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert bad.returncode == 1
     assert bad.stdout == "features/000001/data/c/0: differs from its checksum\n"
     assert "1 problem\n" in cli("info", out).stdout
-    assert "its last audit found damage, which --repair undoes" in cli(*again).stderr
+    command = f"  noveltyflow run {tmp_path / 'urls.txt'} --out {out} --block-rows 50 --repair\n"
+    assert bad.stderr.endswith(f"1 problem\nto undo damage:\n{command}")
+    warned = cli(*again).stderr
+    assert "its last audit found damage, which --repair undoes" in warned
+    assert warned.endswith(f"to undo the damage:\n{command}")
+    assert "noveltyflow top" not in warned
     mended = cli(*again, "--repair")
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr
@@ -395,6 +407,31 @@ def test_a_damaged_audit_is_named(cli: Cli, run: Path, content: str) -> None:
     done = cli("info", run)
     assert done.returncode == 1
     assert f"{run}/audit.json is damaged; remove it" in done.stderr
+
+
+def ask_everything(run: str) -> None:
+    opened = open_run(run)
+    opened.info()
+    opened.top(len(opened))
+    opened.neighbor_block(opened.blocks[0])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "zarr.json",
+        "rows/url/zarr.json",
+        "audit.json",
+        "work.json",
+        "memory/worker.csv",
+        "neighbors/indices/c/0/0",
+    ],
+)
+def test_a_pipe_among_the_files_of_a_run_is_named_and_not_waited_for(name: str, run: Path) -> None:
+    open_stages(str(run)).close()
+    pipe(run / name)
+    with pytest.raises(DamageError, match=f"{name}: is neither a file nor a folder, .*remove it"):
+        ask_everything(str(run))
 
 
 def test_damage_is_told_by_the_status_when_nobody_reads(run: Path) -> None:

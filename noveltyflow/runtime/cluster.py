@@ -96,12 +96,17 @@ def _wait_for(client: Client, n_workers: int) -> None:
 
 @contextmanager
 def _existing(settings: ClusterSettings, address: str) -> Iterator[Client]:
-    secured = security(settings)
+    secured, speaks_tls = security(settings), address.startswith("tls://")
+    files = "--tls-ca, --tls-cert and --tls-key"
+    if speaks_tls and secured is None:
+        raise ResourceError(f"no Dask scheduler answers at {address} without certificates; give {files}")
     try:
         client = Client(address, timeout="10s", security=secured)
     except (OSError, TypeError, ValueError) as error:
-        hint = "; with tls:// give --tls-ca, --tls-cert and --tls-key" if address.startswith("tls://") else ""
-        raise ResourceError(f"no Dask scheduler answers at {address}: {error}{hint}") from error
+        hint = f"if it speaks TLS, give tls://{address.rpartition('://')[2]} with {files}"
+        if speaks_tls:
+            hint = f"see that {files} are of those that the cluster trusts"
+        raise ResourceError(f"no Dask scheduler answers at {address}: {error}; {hint}") from error
     with client:
         require_same_versions(client.get_versions(packages=OWN_PACKAGES))
         if not workers_of(client):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import takewhile
@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
-from noveltyflow.errors import SettingsError, StoreError
+from noveltyflow.errors import NoveltyflowError, SettingsError, StoreError, TaskError
 from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore, Scratch
 from noveltyflow.store.checksums import CONTENT
+from noveltyflow.store.files import is_local
 from noveltyflow.urls.shards import Shard, plan_shards
 
 if TYPE_CHECKING:
@@ -165,12 +166,27 @@ def execute(
     }
     # An earlier command may have been killed while its tiles filled the workers' memory.
     executor.everywhere(forget_spans)
-    for stage in todo:
-        started = time.monotonic()
-        stages[stage](prints[stage])
-        log.info("stage %s took %.1f s", stage, time.monotonic() - started)
+    with _telling_loss(store):
+        for stage in todo:
+            started = time.monotonic()
+            stages[stage](prints[stage])
+            log.info("stage %s took %.1f s", stage, time.monotonic() - started)
     # A power cut may have kept the last marker, but not that this was removed.
     store.scratch.remove()
+
+
+@contextlib.contextmanager
+def _telling_loss(store: RunStore) -> Iterator[None]:
+    """Where a run is gone, tell that, whatever went wrong because of it."""
+    try:
+        yield
+    except (NoveltyflowError, OSError) as error:
+        if is_local(store.path) and not store.holds_run():
+            raise TaskError(
+                f"{store.path}: the run vanished while it was written; remove what is left there, put the run back "
+                "if it was moved, and give the same command again"
+            ) from error
+        raise
 
 
 def _spool_folder(out: str) -> Path:

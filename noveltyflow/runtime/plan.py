@@ -27,6 +27,9 @@ FAN_IN = 8
 COUNTS_PER_THREAD = 4
 """Tasks that count documents, for each thread."""
 
+_LOWER = "--threads-per-worker"
+"""The option that leaves each thread more of a worker's memory."""
+
 STAGE_OF = {
     "read": "urls",
     "canonical": "urls",
@@ -56,7 +59,7 @@ def too_large(
     allowed: int,
     threads: int,
     *,
-    lower: str = "--threads-per-worker",
+    lower: str = _LOWER,
     block_rows: int = 0,
 ) -> ResourceError:
     """What to tell of a plan of which some task does not fit: the hungriest, and the limit with which all of them do.
@@ -70,16 +73,17 @@ def too_large(
     threads
         Of a worker.
     lower
-        The other option that helps.
+        The other option that helps; that of the threads is not named where there is but one.
     block_rows
         Rows in the blocks with which `needs` were told, where it matters.
     """
     needed, name = max((n_bytes, name) for name, n_bytes in needs.items())
     blocks = f"with {block_rows:,} rows in a block " if block_rows else ""
+    or_lower = "" if lower == _LOWER and threads == 1 else f", or lower {lower}"
     return ResourceError(
         f"stage {STAGE_OF[name]}: {blocks}a task {name!r} needs {mebibytes(needed)}, a worker has "
-        f"{mebibytes(allowed)} a thread for it; raise --memory-limit to {limit_for(needed, threads) >> 20} MiB, "
-        f"or lower {lower}"
+        f"{mebibytes(allowed)} a thread for it; raise --memory-limit to {limit_for(needed, threads) >> 20} MiB"
+        f"{or_lower}"
     )
 
 
@@ -95,7 +99,8 @@ def require_worker_memory(memory_limit: int) -> None:
     if memory_limit < needed:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "
-            f"{mebibytes(needed)}; raise --memory-limit"
+            f"{mebibytes(needed)}, {USABLE_SHARE:.0%} of which are the {mebibytes(RESERVED_BYTES)} it takes itself "
+            f"and {mebibytes(LEAST_TASK_BYTES)} for a task; raise --memory-limit"
         )
 
 
@@ -139,7 +144,7 @@ def choose_block_rows(
     smallest = min(asked or SMALLEST_BLOCK, max(n_rows, 1))
     needs = {name: task(smallest) for name, task in projected.items()}
     if max(needs.values()) > allowed:
-        lower = "--block-rows" if asked else "--threads-per-worker"
+        lower = "--block-rows" if asked else _LOWER
         needs |= besides or {}
         raise too_large(needs, allowed, threads_per_worker, lower=lower, block_rows=smallest)
     if asked is not None:
@@ -153,5 +158,8 @@ def choose_block_rows(
 
 
 def mebibytes(n_bytes: int) -> str:
-    """`n_bytes` for people."""
-    return f"{n_bytes / (1 << 20):,.0f} MiB"
+    """`n_bytes` for people: `1,234 MiB`, `3 MiB`, `0.4 MiB`, `12 KiB`."""
+    if 0 < n_bytes < 100 << 10:
+        return f"{n_bytes / (1 << 10):.0f} KiB"
+    size = n_bytes / (1 << 20)
+    return f"{size:,.0f} MiB" if size >= 10 else f"{size:.1f}".removesuffix(".0") + " MiB"

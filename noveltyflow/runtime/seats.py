@@ -26,10 +26,10 @@ log = logging.getLogger(__name__)
 
 
 class Lack(NamedTuple):
-    """What a worker has too little of."""
+    """Why a worker gets no task now."""
 
     what: str
-    """With both figures."""
+    """What it is or lacks, with both figures; follows the worker's name."""
     remedy: str
 
 
@@ -45,8 +45,8 @@ class Seat:
     slots : int
         Tasks that it computes at once.
     lacks : Lack, optional
-        What it has too little of for another task: it is paused or near its memory limit, its host has next to no
-        memory left, or a disk is nearly full.
+        Why it gets no other task: it is starting, paused or near its memory limit, its host has next to no memory
+        left, or a disk is nearly full.
     """
 
     worker: str
@@ -104,16 +104,22 @@ def seats_of(client: Client, backends: Sequence[str] = tuple(RESOURCES)) -> list
 def _lack_of(worker: Mapping[str, Any]) -> Lack | None:
     metrics, limit = worker["metrics"], worker["memory_limit"] or sys.maxsize
     held, allowed = metrics.get("memory", 0), int(USABLE_SHARE * limit)
+    if worker["status"] == "init":
+        return Lack("is starting", "see in its log why it does not come")
     if worker["status"] != "running" or held > allowed:
-        what = f"memory, it is {worker['status']}, and holds {mebibytes(held)} of {mebibytes(limit)}"
+        what = f"lacks memory, it is {worker['status']}, and holds {mebibytes(held)} of {mebibytes(limit)}"
         return Lack(what, "raise --memory-limit")
     host = metrics.get(HOST_METRIC, TASK_BYTES)
     if host < TASK_BYTES:
-        what = f"memory of its host, which has {mebibytes(host)} left of the {mebibytes(TASK_BYTES)} it must have"
-        return Lack(what, "end other processes there, or start fewer workers")
+        left = f"{mebibytes(host)} left of the {mebibytes(TASK_BYTES)} it must have"
+        return Lack(
+            f"lacks memory of its host, which has {left}", "end other processes there, or start fewer workers"
+        )
     folder, free = metrics.get(METRIC) or ("", DISK_RESERVE)
     if free < DISK_RESERVE:
-        what = f"disk, {folder} has {mebibytes(free)} left of the {mebibytes(DISK_RESERVE)} it must have"
+        what = (
+            f"lacks disk, {folder} has {mebibytes(free)} left of the {mebibytes(DISK_RESERVE)} it must have"
+        )
         return Lack(what, "free some space")
     return None
 

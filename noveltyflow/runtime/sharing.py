@@ -139,4 +139,4 @@ class Sharing:
         if not lacks:
             return "is left", "start workers"
         worker, lack = next(iter(lacks.items()))
-        return f"has room for more ({worker} lacks {lack.what})", lack.remedy
+        return f"has room for more ({worker} {lack.what})", lack.remedy

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
+import stat
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import DamageError, StoreError
 
 PARTIAL = ".partial"
 """Ends the name of a file that is being written, Zarr's too; after a kill such files stay behind."""
@@ -46,6 +48,40 @@ def inside(root: Path, name: str) -> Path:
     if not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root)):
         raise StoreError(f"{path}: is a link that leads out of the run folder; it is not followed")
     return path
+
+
+def readable(root: Path, name: str) -> Path:
+    """As `inside`, of a file that is to be opened: a pipe or a device there could be read for ever.
+
+    Raises
+    ------
+    StoreError
+        As `inside` does; `DamageError` when it is anything else than a file or a folder.
+    """
+    path = inside(root, name)
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return path  # whoever opens it says what is wrong
+    if not stat.S_ISREG(mode) and not stat.S_ISDIR(mode):
+        raise DamageError(
+            f"{path}: is neither a file nor a folder, and is not opened; remove it, and {DamageError.remedy}"
+        )
+    return path
+
+
+def load_json(data: str | bytes) -> Any:
+    """Parse JSON that may be anything.
+
+    Raises
+    ------
+    ValueError
+        When it is no JSON (a `JSONDecodeError`), or no text; also where it is nested deeper than Python can follow.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise json.JSONDecodeError("nested too deeply", "", 0) from error
 
 
 def may_pass(error: OSError) -> bool:

@@ -12,7 +12,7 @@ from zarr.core.buffer import Buffer, BufferPrototype
 from zarr.storage import FsspecStore, LocalStore, WrapperStore
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import inside, may_pass, naming, pauses
+from noveltyflow.store.durable import inside, load_json, may_pass, naming, pauses, readable
 
 T = TypeVar("T")
 
@@ -48,9 +48,11 @@ class RunFiles(WrapperStore[Store]):
         self, key: str, prototype: BufferPrototype, byte_range: ByteRequest | None = None
     ) -> Buffer | None:
         """As in every store; an absent chunk raises `DamageError` when the store is read-only."""
-        found = await self._tried(key, lambda: self._store.get(key, prototype, byte_range))
+        found = await self._tried(key, lambda: self._store.get(key, prototype, byte_range), readable)
         if found is None and self.read_only and "/c/" in key:
             raise DamageError(f"{self._store}: chunk {key} is missing; {DamageError.remedy}")
+        if found is not None and key.endswith("zarr.json"):
+            load_json(found.to_bytes())  # Zarr fails otherwise where it is nested too deeply
         return found
 
     async def set_if_not_exists(self, key: str, value: Buffer) -> None:
@@ -69,10 +71,12 @@ class RunFiles(WrapperStore[Store]):
         """As in every store."""
         await self._tried(prefix, lambda: self._store.delete_dir(prefix))
 
-    async def _tried(self, key: str, action: Callable[[], Awaitable[T]]) -> T:
-        """Result of `action` on a key that does not lead out of the run; an error says which key it was."""
+    async def _tried(
+        self, key: str, action: Callable[[], Awaitable[T]], check: Callable[[Path, str], Path] = inside
+    ) -> T:
+        """Result of `action` on a key that passes `check` where it is a file; an error says which key it was."""
         if isinstance(self._store, LocalStore):
-            inside(self._store.root, key)
+            check(self._store.root, key)
         with naming(key):
             return await _retried(action)
 

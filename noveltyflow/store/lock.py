@@ -25,6 +25,7 @@ import fsspec
 import psutil
 
 from noveltyflow.errors import StoreError
+from noveltyflow.store.durable import load_json
 from noveltyflow.store.files import is_local
 
 _UNSUPPORTED = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP}
@@ -116,7 +117,7 @@ def _lock_file(path: Path, name: Path) -> int:
 
 def _read_holder(data: bytes) -> dict[str, Any]:
     with suppress(ValueError):
-        holder = json.loads(data)
+        holder = load_json(data)
         if isinstance(holder, dict) and {"host", "pid"} <= holder.keys():
             return holder
     return {}

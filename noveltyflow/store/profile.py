@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, TextIO, TypeVar
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import inside
+from noveltyflow.store.durable import inside, readable
 from noveltyflow.store.files import is_local
 
 FOLDER = "memory"
@@ -76,7 +76,7 @@ def open_stages(run: str) -> TextIO:
 
 
 def _open(run: str, name: str, header: str) -> TextIO:
-    path = inside(Path(run), f"{FOLDER}/{name}")
+    path = readable(Path(run), f"{FOLDER}/{name}")
     path.parent.mkdir(exist_ok=True)
     begins = not path.exists()
     file = path.open("a", encoding="utf-8", buffering=1)
@@ -125,7 +125,7 @@ def _sample(time: str, *sizes: str) -> Sample:
 
 def _read(run: str, name: str, parse: Callable[..., T]) -> Iterator[T]:
     """What `parse` makes of the values of all whole lines of a file; a kill may have cut off the last one."""
-    path = inside(Path(run), f"{FOLDER}/{name}")
+    path = readable(Path(run), f"{FOLDER}/{name}")
     try:
         header, *lines = path.read_text(encoding="utf-8").split("\n")[:-1] or [""]
         for values in (line.split(",") for line in lines):

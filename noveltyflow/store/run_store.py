@@ -23,7 +23,7 @@ from zarr.storage import MemoryStore
 from noveltyflow.config import fingerprint as digest
 from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store import profile
-from noveltyflow.store.durable import PARTIAL, inside, sync, sync_folder, sync_parents
+from noveltyflow.store.durable import PARTIAL, inside, load_json, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
 from noveltyflow.store.scratch import Scratch
 
@@ -40,6 +40,9 @@ _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+_UNMEASURED_BYTES, _MOST_RATIO = 64 << 20, 500
+"""Inputs in the head may be so many bytes, and above that so many times as large as they are stored."""
 
 log = logging.getLogger(__name__)
 
@@ -59,12 +62,23 @@ def _pack(value: Any) -> str:
 
 
 def _unpack(text: str) -> Any:
-    return json.loads(zlib.decompress(base64.b64decode(text)))
+    """What `_pack` was given.
+
+    Raises
+    ------
+    ValueError, zlib.error
+        When the text is none of `_pack`, or becomes more than 64 MiB and 500 times as many bytes.
+    """
+    packed, unpacking = base64.b64decode(text), zlib.decompressobj()
+    data = unpacking.decompress(packed, max(_UNMEASURED_BYTES, _MOST_RATIO * len(packed)))
+    if not unpacking.eof:
+        raise ValueError("is cut off, or was made to fill the memory of whoever reads it")
+    return load_json(data)
 
 
 def _is_json(data: bytes) -> bool:
     try:
-        json.loads(data)
+        load_json(data)
     except ValueError:
         return False
     return True
@@ -166,11 +180,10 @@ class RunStore:
 
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
-        fs, root = fsspec.core.url_to_fs(self.path)
         try:
-            head = json.loads(fs.cat_file(f"{root}/{_HEAD}"))
+            head = load_json(Scratch(self.path).read(_HEAD) or b"")
             return "schema_version" in head["attributes"][_HEADER]
-        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+        except (NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
     def require_free(self) -> None:
@@ -184,7 +197,7 @@ class RunStore:
         names = (
             [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
         )
-        if _HEAD in names and not _is_json(fs.cat_file(f"{root}/{_HEAD}")):
+        if _HEAD in names and not _is_json(Scratch(self.path).read(_HEAD) or b""):
             raise _damaged_head(self.path)
         if not all(name.startswith(_HEAD) and name.endswith(PARTIAL) for name in names):
             raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
@@ -203,7 +216,7 @@ class RunStore:
         """What lies in `NAME.json` beside the content of the run, such as `audit`; None where there is nothing."""
         data = Scratch(self.path).read(f"{name}.json")
         try:
-            values: dict[str, Any] | None = None if data is None else dict(json.loads(data))
+            values: dict[str, Any] | None = None if data is None else dict(load_json(data))
         except (TypeError, ValueError) as error:
             raise DamageError(f"{self.path}/{name}.json is damaged; remove it") from error
         return values
@@ -315,8 +328,9 @@ class RunStore:
 
     def marker(self, stage: str) -> dict[str, Any] | None:
         """As `require_marker`, but one that is no longer what was written vouches for nothing: None."""
+        root = self.root  # where the head is damaged there is no run at all
         try:
-            return self.require_marker(stage)
+            return self._marker_of(root, stage)
         except DamageError as error:
             log.warning("%s; the stage counts as unfinished", error)
             return None
@@ -329,9 +343,12 @@ class RunStore:
         DamageError
             When the marker is no longer what was written.
         """
+        return self._marker_of(self.root, stage)
+
+    def _marker_of(self, root: zarr.Group, stage: str) -> dict[str, Any] | None:
         name = f"stages/{stage}"
         try:
-            figures = dict(self.root[name].attrs.asdict())
+            figures = dict(root[name].attrs.asdict())
         except KeyError:
             return None
         except (TypeError, ValueError):

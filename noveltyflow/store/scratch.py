@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import fsspec
 
 from noveltyflow.errors import DamageError
-from noveltyflow.store.durable import PARTIAL, inside, naming, retried, write_durably
+from noveltyflow.store.durable import PARTIAL, inside, naming, readable, retried, write_durably
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -51,6 +51,9 @@ class Scratch:
     def _target(self, name: str) -> str:
         return str(inside(Path(self._root), name)) if self._is_local else f"{self._root}/{name}"
 
+    def _source(self, name: str) -> str:
+        return str(readable(Path(self._root), name)) if self._is_local else f"{self._root}/{name}"
+
     def write(self, name: str, data: bytes | memoryview) -> None:
         """Write one file atomically and durably: readers see all of it or none, after a kill or power cut too.
 
@@ -66,7 +69,7 @@ class Scratch:
     def read(self, name: str) -> bytes | None:
         """Content of one file, or None where there is none."""
         try:
-            return bytes(self._fs.cat_file(self._target(name)))
+            return bytes(self._fs.cat_file(self._source(name)))
         except FileNotFoundError:
             return None
 
@@ -78,7 +81,7 @@ class Scratch:
         FileNotFoundError
             Where there is none.
         """
-        return cast(BinaryIO, self._fs.open(self._target(name), "rb"))
+        return cast(BinaryIO, self._fs.open(self._source(name), "rb"))
 
     def names(self, folder: str) -> list[str]:
         """Sorted names of the finished files in a folder, without the folder."""
@@ -124,13 +127,13 @@ class Scratch:
         """
         import pyarrow as pa
 
-        target, at = self._target(name), _OFFSET_BYTES * number
-        head = bytes(self._fs.cat_file(target, start=at, end=at + 2 * _OFFSET_BYTES))
+        source, at = self._source(name), _OFFSET_BYTES * number
+        head = bytes(self._fs.cat_file(source, start=at, end=at + 2 * _OFFSET_BYTES))
         start, end = (int.from_bytes(half, "little") for half in (head[:_OFFSET_BYTES], head[_OFFSET_BYTES:]))
         # Where a file was overwritten with zeros, they are no ends.
         if start == end >= 2 * _OFFSET_BYTES == len(head):
             return None
-        data = self._fs.cat_file(target, start=start, end=end) if start < end else b""
+        data = self._fs.cat_file(source, start=start, end=end) if start < end else b""
         return self._unpacked(name, pa.py_buffer(data))
 
     def read_table(self, name: str) -> pa.Table:
@@ -146,10 +149,10 @@ class Scratch:
         import pyarrow as pa
 
         if self._is_local:
-            target = self._target(name)
+            source = self._source(name)
             # An empty file cannot be mapped.
             content = (
-                pa.memory_map(target).read_buffer() if Path(target).stat().st_size else pa.py_buffer(b"")
+                pa.memory_map(source).read_buffer() if Path(source).stat().st_size else pa.py_buffer(b"")
             )
         elif (data := self.read(name)) is None:
             raise FileNotFoundError(f"{self._root}/{name}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import random
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -272,12 +273,24 @@ def of_fewer_figures(data: bytes) -> bytes:
     return out.getvalue()
 
 
+def described(text: str) -> bytes:
+    """A checkpoint whose arrays are described by some text."""
+    array = b"\x93NUMPY\x01\x00" + (len(text) + 1).to_bytes(2, "little") + text.encode() + b"\n"
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name in ("similarities", "indices", "done", "stats"):
+            archive.writestr(f"{name}.npy", array)
+    return file.getvalue()
+
+
 @pytest.mark.parametrize(
     "damage",
     [
         lambda data: b"",
         lambda data: data[: len(data) // 2],
         lambda data: b"x" * 99,
+        lambda data: described("[" * 9_000),
+        lambda data: described("-" * 9_000 + "1"),
         of_fewer_blocks,
         of_fewer_figures,
     ],

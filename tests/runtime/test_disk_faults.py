@@ -146,7 +146,7 @@ def test_no_tiles_are_handed_out_while_the_disk_is_nearly_full(
     resize(disk, shutil.disk_usage(disk).used + DISK_RESERVE // 2)
     assert process.stderr is not None
     said = next(line for line in process.stderr if b"waiting for workers" in line).decode()
-    assert re.search(rf"lacks disk, {disk}.* has \d+ MiB left of the 16 MiB it must have", said)
+    assert re.search(rf"lacks disk, {disk}.* has [\d.]+ MiB left of the 16 MiB it must have", said)
     resize(disk, LARGE)
     assert process.communicate(timeout=240) is not None
     assert process.returncode == 0

@@ -52,6 +52,14 @@ def test_a_note_of_other_settings_vouches_for_nothing(tmp_path: Path) -> None:
     assert len(go_on(store, "other settings")) == 2
 
 
+def test_a_note_nested_without_end_vouches_for_nothing(tmp_path: Path) -> None:
+    store = begin(tmp_path / "run.zarr")
+    go_on(store)
+    for note in (tmp_path / "run.zarr/.scratch/notes").rglob("*-*"):
+        note.write_text("[" * 100_000)
+    assert len(go_on(store)) == 2
+
+
 def flip(data: bytes) -> bytes:
     """The same JSON in other bytes, which Zarr would read."""
     return data.replace(b"{", b"{ ", 1)

@@ -8,10 +8,11 @@ import pytest
 from helpers import some_urls
 
 from noveltyflow.config import ScoringSettings
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import StoreError, TaskError
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.store import RunStore
 
 
 @pytest.fixture
@@ -57,3 +58,17 @@ def test_more_rows_in_a_block_than_there_are_is_all_of_them(urls: str, tmp_path:
     complete(planned(tmp_path, urls), block_rows=10**6)
     again = planned(tmp_path, urls)
     assert again.block_rows(10**6) == again.store.figures("urls")["rows"]
+
+
+@pytest.mark.parametrize("stage", ["read", "rows", "hash", "tile", "merge"])
+def test_a_run_that_is_moved_away_while_it_is_written_is_said_to_be_gone(
+    stage: str, urls: str, tmp_path: Path
+) -> None:
+    class Mover(Silent):
+        def start(self, stage_begun: str, total: int | None, unit: str) -> None:
+            if stage_begun == stage:
+                (tmp_path / "run.zarr").rename(tmp_path / "elsewhere.zarr")
+
+    with pytest.raises(TaskError, match=r"run\.zarr: the run vanished while it was written"):
+        execute(planned(tmp_path, urls), SerialExecutor(), Mover(), block_rows=None, backend="cpu")
+    assert RunStore(str(tmp_path / "elsewhere.zarr")).holds_run()

@@ -18,7 +18,9 @@ from noveltyflow.runtime.plan import (
     LEAST_TASK_BYTES,
     choose_block_rows,
     limit_for,
+    mebibytes,
     require_worker_memory,
+    too_large,
     usable_memory,
 )
 from noveltyflow.runtime.progress import Silent
@@ -41,7 +43,7 @@ def test_chosen_blocks_fit(n_rows: int, allowed: int, n_threads: int) -> None:
 
 
 def test_too_little_memory_is_refused_with_both_figures() -> None:
-    with pytest.raises(ResourceError, match=r"stage neighbors.* 6 MiB.* 4 MiB.*--memory-limit"):
+    with pytest.raises(ResourceError, match=r"stage neighbors.* 5\.8 MiB.* 4 MiB.*--memory-limit"):
         choose_block_rows(PROJECTED, 10**6, 4 << 20, 2, None)
 
 
@@ -125,3 +127,30 @@ def test_folders_that_vanish_meanwhile_hold_nothing(tmp_path: Path, monkeypatch:
     monkeypatch.setattr(os, "scandir", looked)
     monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=0))
     assert room_for(str(run)) == 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("n_bytes", "said"),
+    [
+        (0, "0 MiB"),
+        (12_345, "12 KiB"),
+        (400_000, "0.4 MiB"),
+        (3 << 20, "3 MiB"),
+        (10_400_000, "9.9 MiB"),
+        (1234 << 20, "1,234 MiB"),
+    ],
+)
+def test_small_sizes_are_told_too(n_bytes: int, said: str) -> None:
+    assert mebibytes(n_bytes) == said
+
+
+@pytest.mark.parametrize(("threads", "named"), [(1, False), (2, True)])
+def test_fewer_threads_are_advised_where_there_are_several(threads: int, named: bool) -> None:
+    said = str(too_large({"tile": 9 << 20}, 1 << 20, threads))
+    assert said.endswith(" MiB, or lower --threads-per-worker" if named else " MiB")
+    assert "--block-rows" in str(too_large({"tile": 9 << 20}, 1 << 20, threads, lower="--block-rows"))
+
+
+def test_why_a_worker_needs_so_much_is_told() -> None:
+    with pytest.raises(ResourceError, match=r"200 MiB .*needs 600 MiB, 80% .* 400 MiB .* 80 MiB for a task"):
+        require_worker_memory(200 << 20)

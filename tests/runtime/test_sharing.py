@@ -179,6 +179,7 @@ def test_a_task_whose_worker_is_gone_with_the_result_is_given_back(monkeypatch: 
     ("worker", "said"),
     [
         (info("running", 900), r"full lacks memory.* 900 MiB of 1,000 MiB.*raise --memory-limit"),
+        (info("init", 63), r"\(full is starting\).*see in its log"),
         (info("running", 100, disk=3), r"full lacks disk, /scratch has 3 MiB .* 16 MiB .*free some space"),
         (info("running", 100, host=5), r"lacks memory of its host, .* 5 MiB .* 32 MiB .*start fewer workers"),
     ],

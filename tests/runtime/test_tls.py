@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import datetime
+import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,10 +15,10 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 from distributed import LocalCluster
-from helpers import Cli
+from helpers import ROOT, Cli
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.errors import SettingsError
+from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.cluster import DASK_CONFIG, connect, local_cluster_options
 from noveltyflow.runtime.tls import security
 from noveltyflow.testing.runs import assert_same_content
@@ -88,6 +90,18 @@ def test_strangers_are_refused(
     assert done.returncode == 2, done.stderr
     assert "no Dask scheduler answers" in done.stderr
     assert "--tls-ca" in done.stderr
+    if who == "nobody":
+        remedy = f"{secured} without certificates; give --tls-ca, --tls-cert and --tls-key"
+        assert done.stderr == f"noveltyflow: no Dask scheduler answers at {remedy}\n"
+
+
+def test_who_forgets_tls_is_told_the_right_address(secured: str) -> None:
+    plain = secured.replace("tls://", "tcp://")
+    said = (
+        f"answers at {plain}: .*; if it speaks TLS, give {secured} with --tls-ca, --tls-cert and --tls-key$"
+    )
+    with pytest.raises(ResourceError, match=said), connect(ClusterSettings(scheduler=plain)):
+        pass
 
 
 def test_embedded_cluster_is_secured(ours: Files) -> None:
@@ -109,6 +123,20 @@ def test_bad_files_are_named(ours: Files, theirs: Files, tmp_path: Path) -> None
             security(ClusterSettings(**{**ours, **wrong}))
     with pytest.raises(ValueError, match="tls_key must be given too"):
         ClusterSettings(tls_ca=ours["tls_ca"], tls_cert=ours["tls_cert"])
+
+
+@pytest.mark.skipif(shutil.which("openssl") is None, reason="needs the command openssl")
+def test_the_recipe_of_the_cluster_makes_certificates_that_work(tmp_path: Path) -> None:
+    recipe = (ROOT / "cluster/README.md").read_text().split("## TLS")[1].split("```sh")[1].split("```")[0]
+    done = subprocess.run(
+        ["sh", "-e"], input=recipe, cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    files = {f"tls_{part}": str(tmp_path / f"tls/{part}.pem") for part in ("ca", "cert", "key")}
+    settings = ClusterSettings(workers=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0", **files)
+    with connect(settings) as client:
+        assert client.scheduler.address.startswith("tls://")
+        assert client.submit(sum, [1, 2]).result() == 3
 
 
 def test_without_certificates_nothing_is_secured() -> None:

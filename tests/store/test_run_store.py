@@ -1,6 +1,10 @@
 from __future__ import annotations
 
+import base64
+import json
 import pickle
+import tracemalloc
+import zlib
 from pathlib import Path
 
 import anndata_layout
@@ -9,7 +13,7 @@ import pytest
 import scipy.sparse as sp
 import zarr
 
-from noveltyflow.errors import StoreError
+from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import read_csr, write_csr
 
@@ -96,3 +100,44 @@ def test_links_out_of_the_folder_are_not_followed(store: RunStore, tmp_path: Pat
         store.scratch.write("precious", b"written")
     assert not (tmp_path / "precious").exists()
     assert outside.is_dir()
+
+
+def test_a_head_made_to_fill_memory_is_damaged(store: RunStore) -> None:
+    packing = zlib.compressobj()
+    bomb = [packing.compress(b"[" + b" " * (1 << 20)) for _ in range(120)]
+    head = json.loads((Path(store.path) / "zarr.json").read_text())
+    head["attributes"]["noveltyflow"]["inputs"] = base64.b64encode(
+        b"".join([*bomb, packing.flush()])
+    ).decode()
+    (Path(store.path) / "zarr.json").write_text(json.dumps(head))
+    tracemalloc.start()
+    with pytest.raises(DamageError, match=r"zarr\.json is damaged"):
+        RunStore(store.path).header
+    assert tracemalloc.get_traced_memory()[1] < 150 << 20
+    tracemalloc.stop()
+
+
+DEEP = "[" * 100_000
+
+
+@pytest.mark.parametrize("member", ["", '"attributes": '])
+def test_a_head_nested_without_end_is_damaged(member: str, store: RunStore) -> None:
+    (Path(store.path) / "zarr.json").write_text(f"{{{member}{DEEP}" if member else DEEP)
+    with pytest.raises(DamageError, match=r"zarr\.json is damaged"):
+        RunStore(store.path).root
+    with pytest.raises(DamageError, match=r"zarr\.json is damaged"):
+        store.require_free()
+    assert not store.holds_run()
+
+
+def test_what_is_nested_without_end_is_damaged(store: RunStore) -> None:
+    store.mark("urls", "x")
+    store.put("y", np.arange(3))
+    for name in ("audit.json", "stages/urls/zarr.json", "y/zarr.json"):
+        (Path(store.path) / name).write_text(DEEP)
+    with pytest.raises(DamageError, match=r"audit\.json is damaged"):
+        store.aside("audit")
+    assert store.marker("urls") is None
+    assert store.allocated("y") is None
+    with pytest.raises(DamageError, match="y is damaged"):
+        store.read("y")

@@ -12,6 +12,7 @@ from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.checksums import Checksums, checksum
+from noveltyflow.store.durable import load_json
 
 log = logging.getLogger(__name__)
 
@@ -108,7 +109,7 @@ def _recall(store: RunStore, pieces: str, key: str, fingerprint: str) -> tuple[s
 
 def _read(store: RunStore, pieces: str, key: str) -> dict[str, Any] | None:
     try:
-        note = dict(json.loads(store.scratch.read(_name(pieces, key)) or b"{}"))
+        note = dict(load_json(store.scratch.read(_name(pieces, key)) or b"{}"))
     except (TypeError, ValueError):
         note = {}
     if note.pop("seal", None) != digest(note):

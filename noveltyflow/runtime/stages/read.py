@@ -18,6 +18,7 @@ import pyarrow as pa
 from noveltyflow.config import InputSettings
 from noveltyflow.errors import InputError
 from noveltyflow.store import Scratch
+from noveltyflow.store.durable import load_json
 from noveltyflow.urls.batches import RecordBatch
 from noveltyflow.urls.readers import read_shard
 from noveltyflow.urls.rejects import Reject
@@ -119,7 +120,7 @@ def _read_partition(
 def stored_report(scratch: Scratch, name: str) -> ReadReport | None:
     """A report that an earlier, interrupted run left; one that is damaged is none, so its shards are read again."""
     try:
-        data = json.loads(scratch.read(f"read/{name}") or b"{}")
+        data = load_json(scratch.read(f"read/{name}") or b"{}")
         return ReadReport(**{**data, "shards": [ShardCounts(**shard) for shard in data["shards"]]})
     except (KeyError, TypeError, ValueError) as error:
         log.warning("%s/read/%s is damaged (%s); its shards are read again", scratch.path, name, error)

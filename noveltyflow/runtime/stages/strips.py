@@ -6,6 +6,7 @@ import io
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, fields
+from tokenize import TokenError
 from zipfile import BadZipFile
 
 import numpy as np
@@ -17,8 +18,8 @@ from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of
 from noveltyflow.types import AnyArray, BoolArray
 
-_DAMAGE = (EOFError, ValueError, KeyError, TypeError, BadZipFile)
-"""What reading a checkpoint raises that is not what was written."""
+_DAMAGE = (EOFError, ValueError, KeyError, TypeError, BadZipFile, TokenError, RecursionError, MemoryError)
+"""What reading a checkpoint raises that is not what was written; the last three where its descriptions are nested."""
 
 log = logging.getLogger(__name__)
 
