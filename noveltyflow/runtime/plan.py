@@ -144,7 +144,7 @@ def choose_block_rows(
     smallest = min(asked or SMALLEST_BLOCK, max(n_rows, 1))
     needs = {name: task(smallest) for name, task in projected.items()}
     if max(needs.values()) > allowed:
-        lower = "--block-rows" if asked else _LOWER
+        lower = _LOWER if asked is None and threads_per_worker > 1 else "--block-rows"
         needs |= besides or {}
         raise too_large(needs, allowed, threads_per_worker, lower=lower, block_rows=smallest)
     if asked is not None:

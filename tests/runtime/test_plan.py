@@ -144,6 +144,21 @@ def test_small_sizes_are_told_too(n_bytes: int, said: str) -> None:
     assert mebibytes(n_bytes) == said
 
 
+@pytest.mark.parametrize(
+    ("asked", "threads", "lower"),
+    [
+        (None, 1, "--block-rows"),
+        (None, 2, "--threads-per-worker"),
+        (777, 2, "--block-rows"),
+    ],
+)
+def test_smaller_blocks_are_advised_where_threads_are_not(
+    asked: int | None, threads: int, lower: str
+) -> None:
+    with pytest.raises(ResourceError, match=f"MiB, or lower {lower}$"):
+        choose_block_rows(PROJECTED, 10**6, 1 << 20, 2, asked, threads_per_worker=threads)
+
+
 @pytest.mark.parametrize(("threads", "named"), [(1, False), (2, True)])
 def test_fewer_threads_are_advised_where_there_are_several(threads: int, named: bool) -> None:
     said = str(too_large({"tile": 9 << 20}, 1 << 20, threads))

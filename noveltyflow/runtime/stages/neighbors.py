@@ -230,11 +230,12 @@ def _plan_tiles(
     needs = tile_bytes(lambda rows: nonzeros_per_row * rows, settings, backends)
     allowed = executor.memory_per_thread
     if (needed := needs(block_rows, 1)) > allowed:
-        limit = limit_for(needed, executor.threads_per_worker)
+        threads = executor.threads_per_worker
+        limit, lower = limit_for(needed, threads), "lower --threads-per-worker, " if threads > 1 else ""
         raise ResourceError(
             f"stage neighbors: a tile of {block_rows:,} rows, as this run was begun with, needs {mebibytes(needed)}, "
-            f"a worker has {mebibytes(allowed)} a thread for it; raise --memory-limit to {limit >> 20} MiB, lower "
-            "--threads-per-worker, or start anew with --overwrite"
+            f"a worker has {mebibytes(allowed)} a thread for it; raise --memory-limit to {limit >> 20} MiB, {lower}"
+            "or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
     if device_bytes is not None:
