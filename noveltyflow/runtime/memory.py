@@ -207,8 +207,8 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         "read": _BUFFERS + 5 * text + 450 * records,
         # Besides: canonical form, SURT and the parts of both, and a table before and after it is collapsed.
         "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
-        # The parts hold every URL twice, once in SURT order; in order, collapsed, and packed, they are there again.
-        "sort": _BUFFERS + int(10 * shape.url_bytes.sum_of(in_range)) + 60 * in_range,
+        # The parts hold every URL twice, once in SURT order; together, in order, and collapsed, they are there again.
+        "sort": _BUFFERS + int(8 * shape.url_bytes.sum_of(in_range)) + 165 * in_range,
     }
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
-from noveltyflow.errors import NoveltyflowError, SettingsError, StoreError, TaskError
+from noveltyflow.errors import InputError, NoveltyflowError, SettingsError, StoreError, TaskError
 from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore, Scratch
 from noveltyflow.store.checksums import CONTENT
 from noveltyflow.store.files import is_local
@@ -180,6 +180,8 @@ def _telling_loss(store: RunStore) -> Iterator[None]:
     """Where a run is gone, tell that, whatever went wrong because of it."""
     try:
         yield
+    except InputError:
+        raise  # a run of inputs without a URL is removed
     except (NoveltyflowError, OSError) as error:
         if is_local(store.path) and not store.holds_run():
             raise TaskError(
