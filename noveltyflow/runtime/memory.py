@@ -38,9 +38,9 @@ _PIECE_BYTES = 2 * 16 * _MIB
 _AIM_RANGE_RECORDS = 100_000
 _RANGE_RECORDS = 150_000
 """A range of SURT order aims at 100,000 records; its borders come from a sample."""
-_WINDOWS, _LEAST_IN_WINDOW, _FEW = 8, 200, 32
-"""A share of a sample that tells how much as large a part of all comes to, how many of it do so at least, and how
-many are enough to tell where much stands together."""
+_ENOUGH, _FEW, _MOST_PARTS = 200, 32, 8
+"""How many neighbours in a sample tell how much as large a part of all comes to, how many are enough to tell where
+much stands together, and into how many parts a sample is cut for comparing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +61,9 @@ class Densest:
 
     @classmethod
     def sampled(cls, values: AnyArray, lines: int) -> Densest:
-        """Of so many lines, from the values of some; less than an eighth, or than 200, of these tells little."""
+        """Of so many lines, from the values of some; fewer than 200 of these tell little."""
         each = lines / max(1, len(values))
-        least = max(_LEAST_IN_WINDOW, len(values) // _WINDOWS)
-        return cls(_running(np.full(len(values), each)), _running(each * values), each * least)
+        return cls(_running(np.full(len(values), each)), _running(each * values), each * _ENOUGH)
 
     def sum_of(self, count: int) -> float:
         """What so many rows, wherever they begin, come to at most.
@@ -174,7 +173,7 @@ def in_surt_order(batch: CanonicalBatch) -> list[str]:
 
 def _highest_share(values: AnyArray, of: AnyArray) -> float:
     """How much the values are for each one of others beside them, in the part of a sample where that is most."""
-    n_parts = max(1, min(_WINDOWS, len(of) // _LEAST_IN_WINDOW))
+    n_parts = max(1, min(_MOST_PARTS, len(of) // _ENOUGH))
     parts = zip(np.array_split(values, n_parts), np.array_split(of, n_parts), strict=True)
     return max(float(part.sum() / max(1, whole.sum())) for part, whole in parts)
 
@@ -206,7 +205,7 @@ def input_tasks(shape: InputShape) -> dict[str, int]:
         # The texts as Python strings and as an Arrow table, and the file that is made of it.
         "read": _BUFFERS + 5 * text + 450 * records,
         # Besides: canonical form, SURT and the parts of both, and a table before and after it is collapsed.
-        "canonical": _BUFFERS + pieces * (text + 15 * urls + 600 * records),
+        "canonical": _BUFFERS + pieces * (text + 14 * urls + 500 * records),
         # The parts hold every URL twice, once in SURT order; together, in order, and collapsed, they are there again.
         "sort": _BUFFERS + int(8 * shape.url_bytes.sum_of(in_range)) + 165 * in_range,
     }
@@ -243,8 +242,9 @@ def fit_blocks(
 def most_span_rows(
     shape: InputShape, settings: ScoringSettings, backends: Sequence[str], allowed: int, block_rows: int
 ) -> int:
-    """Rows of the spans to which a worker comes, as far as its limit tells; at least one block."""
-    tile, blocks = tile_bytes(shape.nonzeros.sum_of, settings, backends), 1
+    """Rows of the spans to which a worker comes, as far as its limit tells, where rows are as most are."""
+    mean = shape.nonzeros.sum_of(shape.lines) / max(1, shape.lines)
+    tile, blocks = tile_bytes(lambda rows: mean * rows, settings, backends), 1
     most = min(max(shape.lines, 1), *(LARGEST_SPANS[backend] for backend in backends))
     while blocks * block_rows < most and tile(block_rows, 2 * blocks) <= allowed:
         blocks *= 2
