@@ -43,6 +43,7 @@ LARGEST_SPANS = {"cpu": 1 << 19, "gpu": 1 << 22}
 """Rows of a span by backend. A CPU's index of a larger one would be cut into parts, which gains nothing; a GPU is so
 fast that it waits for every strip that has to be read once more."""
 _TRIED_ROWS = 64
+_LOOK_SECONDS = 0.5
 _LONGEST_ROW = 100
 """How many times longer than the mean the longest row is taken to be."""
 _READING_BYTES = 4 + 4 + 4
@@ -165,7 +166,7 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
                 tiles += left
             progress[strip] = np.packbits(state.done)
             lasted = time.monotonic() - begun
-            if time.monotonic() - started >= seconds or work.is_pressed():
+            if time.monotonic() - started >= seconds or work.looks_pressed():
                 break
     del queries, state, prepared, ahead
     size = work.resized(size)
@@ -231,6 +232,7 @@ class _Work:
         self._spilled_before = before.spilled if before else 0
         self.kernel_seconds = 0.0
         self._preparing_ns = 0
+        self._looked = -np.inf
 
     def fitting(self, span: range, own: int) -> range:
         """A span, or so much of it that there is room for its tiles."""
@@ -298,6 +300,14 @@ class _Work:
         """Whether it holds too much or pushed something out; paused, the process would not be given a task again."""
         load = measured()
         return load is not None and load.pressed_since(self._spilled_before)
+
+    def looks_pressed(self) -> bool:
+        """`is_pressed`, looked at twice a second: beside the threads that read and store it takes milliseconds."""
+        now = time.monotonic()
+        if now - self._looked < _LOOK_SECONDS:
+            return False
+        self._looked = now
+        return self.is_pressed()
 
     def resized(self, size: SpanSize) -> SpanSize:
         """The size of the worker's next span, by what is free now that the task is at its end."""
