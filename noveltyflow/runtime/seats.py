@@ -78,13 +78,13 @@ def workers_of(client: Client) -> dict[str, Any]:
 
 
 def wait_for_workers(client: Client, number: int, seconds: float, *, gone: Sequence[str] = ()) -> int:
-    """Wait until so many workers are there, and none of `gone`, or the time is over; how many others there are.
+    """Wait until so many workers have started and none of `gone` is left, or time is over; how many others there are.
 
     Dask's own waiting would change what a cluster knows of its workers while it does so itself.
     """
     deadline = time.monotonic() + seconds
     while True:
-        there = set(workers_of(client))
+        there = {address for address, about in workers_of(client).items() if about["status"] != "init"}
         if (len(there) >= number and there.isdisjoint(gone)) or time.monotonic() > deadline:
             return len(there.difference(gone))
         time.sleep(0.1)
