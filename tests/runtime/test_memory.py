@@ -239,7 +239,7 @@ def test_what_does_not_fit_is_refused_with_stage_figures_and_remedy(tmp_path: Pa
 
 
 TIGHT = {
-    "canonical": (some_urls(2_000), SETTINGS, 1, None),
+    "canonical": ([f"http://example.com/{i:016}" for i in range(2_000)], SETTINGS, 1, None),
     "sort": ([f"{url}/{'segment/' * 115}" for url in some_urls(2_000)], SETTINGS, 2, None),
     "document_frequency_combine": (some_urls(2_000), WORDS, 1, None),
     "tile": (some_urls(2_000), SETTINGS, 1, 90_000),
