@@ -23,15 +23,11 @@ from helpers import Cli
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.cluster import DASK_CONFIG, connect
-from noveltyflow.runtime.seats import CPU_RESOURCE, choose_backends
+from noveltyflow.runtime.seats import CPU_RESOURCE, choose_backends, workers_of
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
 from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
-
-
-def workers_of(client: Client) -> dict[str, Any]:
-    return dict(client.scheduler_info(n_workers=-1)["workers"])
 
 
 def configured() -> dict[str, Any]:

@@ -13,6 +13,7 @@ from distributed import Client, wait
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime import load
 from noveltyflow.runtime.load import Load
+from noveltyflow.runtime.seats import workers_of
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the workers do not know the tests
 MIB = 1 << 20
@@ -56,7 +57,7 @@ def spill(dask_worker: Any) -> None:
 
 def test_a_worker_tells_what_it_has_spilled(scheduler: str) -> None:
     with Client(scheduler) as client:
-        worker, *_ = client.scheduler_info(n_workers=-1)["workers"]
+        worker, *_ = workers_of(client)
 
         def spilled() -> int:
             return int(client.submit(load.measured, workers=[worker], pure=False).result().spilled)

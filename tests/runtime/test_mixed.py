@@ -23,6 +23,7 @@ from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
+from noveltyflow.runtime.seats import workers_of
 from noveltyflow.testing.runs import assert_same_content
 
 cloudpickle.register_pickle_by_value(sys.modules[__name__])  # the processes do not know the tests
@@ -144,7 +145,7 @@ def test_only_the_backend_asked_for_computes(
 ) -> None:
     out = run(client, urls, tmp_path / "run.zarr", Watch(), backend)
     assert_same_content(out, reference)
-    workers = client.scheduler_info(n_workers=-1)["workers"]
+    workers = workers_of(client)
     kind = RESOURCES[backend].partition("=")[0]
     for address, number in client.run(count_tiles).items():
         # And the trial of a worker's first task.

@@ -18,7 +18,7 @@ from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import Executor, SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.seats import seats_of
+from noveltyflow.runtime.seats import seats_of, workers_of
 from noveltyflow.runtime.stages.neighbors import _SharedTiles
 from noveltyflow.testing.runs import assert_same_content
 
@@ -89,7 +89,7 @@ def test_a_worker_without_memory_gets_no_tiles_until_it_has_recovered(
     monkeypatch.setattr(_SharedTiles, "take", taken)
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.2)
     with Client(scheduler) as client:
-        loaded, other = client.scheduler_info(n_workers=-1)["workers"]
+        loaded, other = workers_of(client)
         executor = DaskExecutor(client, "token", task_seconds=0)
         try:
             out = run(urls, tmp_path / "run.zarr", executor, Ballast(client, loaded, given))

@@ -233,7 +233,7 @@ def test_workers_tell_what_is_left_where_they_spill_in_the_run_and_on_the_host(
     scheduler: str, tmp_path: Path
 ) -> None:
     def told(metric: str) -> list[Any]:
-        workers = client.scheduler_info(n_workers=-1)["workers"].values()
+        workers = workers_of(client).values()
         return [worker["metrics"].get(metric) for worker in workers]
 
     with Client(scheduler) as client:

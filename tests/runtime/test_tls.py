@@ -20,6 +20,7 @@ from helpers import ROOT, Cli
 from noveltyflow.config import ClusterSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime.cluster import DASK_CONFIG, connect, local_cluster_options
+from noveltyflow.runtime.seats import workers_of
 from noveltyflow.runtime.tls import security
 from noveltyflow.testing.runs import assert_same_content
 
@@ -107,7 +108,7 @@ def test_who_forgets_tls_is_told_the_right_address(secured: str) -> None:
 def test_embedded_cluster_is_secured(ours: Files) -> None:
     settings = ClusterSettings(workers=1, memory_limit="1GiB", dashboard_address="127.0.0.1:0", **ours)
     with connect(settings) as client:
-        addresses = [client.scheduler.address, *client.scheduler_info()["workers"]]
+        addresses = [client.scheduler.address, *workers_of(client)]
         assert client.submit(sum, [1, 2]).result() == 3
     assert len(addresses) == 2
     assert all(address.startswith("tls://127.0.0.1:") for address in addresses)
