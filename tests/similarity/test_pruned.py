@@ -10,6 +10,8 @@ import scipy.sparse as sp
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from similarity.hard import (
+    EIGHTS,
+    FOURS,
     HARD,
     NON_NEGATIVE,
     assert_equals_exhaustive,
@@ -25,8 +27,13 @@ from noveltyflow.similarity.kernels.cpu import CpuKernel, ListedPart
 from noveltyflow.similarity.kernels.dense.index import DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
-from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
-from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex
+from noveltyflow.similarity.kernels.pruned.index import (
+    LEAST_GROUP,
+    MOST_DIFFERENT,
+    MOST_GROUP,
+    GroupIndex,
+    rows_in_group,
+)
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Rows, transpose
 from noveltyflow.similarity.kernels.pruned.query import UNIT, load_query, make_scratch
 from noveltyflow.similarity.neighbors import search
@@ -34,6 +41,8 @@ from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
 from noveltyflow.testing.matrices import SHAPES, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
+
+GROUP_ROWS = st.sampled_from([LEAST_GROUP, MOST_GROUP])
 
 
 @settings(max_examples=40, deadline=None)
@@ -152,18 +161,19 @@ def test_a_row_for_which_bounds_do_not_pay_takes_them_from_few_others():
     st.floats(0, 1),
     st.integers(1, 40),
     st.floats(0, 1),
+    GROUP_ROWS,
 )
-def test_what_a_walk_leaves_out_is_bounded(shape, seed, rows, columns, skip, budget, less):
+def test_what_a_walk_leaves_out_is_bounded(shape, seed, rows, columns, skip, budget, less, group_rows):
     """However often a budget interrupts it, and once more with less to skip."""
     X = as_unit_rows(unit_rows(SHAPES[shape](np.random.default_rng(seed), rows, columns)), "X")
     distinct = Distinct.of(X)
-    index = GroupIndex.of(X, distinct)
+    index = GroupIndex.of(X, distinct, 1, group_rows)
     scratch = make_scratch(columns + rows, index)
     query = X[seed % X.shape[0]]
     known = load_query(index, query.indices, query.data, scratch)
-    exact = np.zeros(GROUP_ROWS * (index.record_starts.size - 1))
+    exact = np.zeros(group_rows * (index.record_starts.size - 1))
     exact[: distinct.first.size] = (X[distinct.first].astype(float) @ query.T.astype(float)).toarray().ravel()
-    largest = exact.reshape(-1, GROUP_ROWS).max(axis=1)
+    largest = exact.reshape(-1, group_rows).max(axis=1)
     step, skipped = walk(index, scratch, 0, known, skip, budget, 0.0)
     while step < known:
         skip, budget = min(1.0, 1.5 * skip), 2 * budget
@@ -185,26 +195,47 @@ def test_identical_rows_are_indexed_once():
     distinct = Distinct.of(X)
     assert distinct.first.tolist() == list(range(10))
     assert distinct.row_of.tolist() == [i % 10 for i in range(1_000)]
-    assert GroupIndex.of(X, distinct).record_starts.size - 1 == -(-10 // GROUP_ROWS)
+    assert GroupIndex.of(X, distinct).record_starts.size - 1 == -(-10 // MOST_GROUP)
 
 
 @pytest.mark.parametrize("threads", [2, 3, 50])
 @pytest.mark.parametrize("shape", sorted(HARD))
-def test_threads_do_not_change_the_index(shape, threads):
+@pytest.mark.parametrize("group_rows", [LEAST_GROUP, MOST_GROUP])
+def test_threads_do_not_change_the_index(shape, threads, group_rows):
     X = HARD[shape](500)
     distinct = Distinct.of(X)
-    one, several = GroupIndex.of(X, distinct), GroupIndex.of(X, distinct, threads)
+    one, several = (GroupIndex.of(X, distinct, number, group_rows) for number in (1, threads))
     for alone, together in zip(one, several, strict=True):
         np.testing.assert_array_equal(alone, together)
 
 
-def test_an_index_has_no_more_rows_than_it_can_number():
-    X = sp.csr_matrix((MOST_ROWS + 1, 3), dtype=np.float32)
-    with pytest.raises(ValueError, match=f"at most {MOST_ROWS:,}"):
-        GroupIndex.of(X, Distinct.of(X))
+@pytest.mark.parametrize("group_rows", [LEAST_GROUP, MOST_GROUP])
+def test_an_index_has_no_more_rows_than_it_can_number(group_rows):
+    X = sp.csr_matrix(((group_rows << 16) + 1, 3), dtype=np.float32)
+    with pytest.raises(ValueError, match=f"in groups of {group_rows}; at most {group_rows << 16:,}"):
+        GroupIndex.of(X, Distinct.of(X), 1, group_rows)
 
 
-@pytest.mark.parametrize("kernel", [CpuKernel(), indexed(), CpuKernel(part_rows=300)], ids=str)
+def test_neighbours_that_are_alike_are_bounded_in_larger_groups_than_strangers():
+    rng = np.random.default_rng(0)
+    words = [rng.bytes(16).hex() for _ in range(100)]
+    alike = text_matrix([f"https://{words[i // 20]}.example/{i % 20}" for i in range(2_000)])
+    strangers = alike[rng.permutation(2_000)]
+    kernel = indexed(dense_share=1.0)
+    assert [kernel.prepare(X).parts[0].index.record_weights.dtype for X in (alike, strangers)] == [
+        np.uint64,
+        np.uint32,
+    ]
+
+
+def test_a_block_of_more_than_65536_groups_of_four_has_groups_of_eight():
+    rows = LEAST_GROUP << 16
+    X = sp.csr_matrix((np.ones(rows + 1, np.float32), np.arange(rows + 1), np.arange(rows + 2)))
+    for block, expected in ((X[:rows], LEAST_GROUP), (X, MOST_GROUP)):
+        assert rows_in_group(block, Distinct.of(block), MOST_DIFFERENT) == expected
+
+
+@pytest.mark.parametrize("kernel", [CpuKernel(), FOURS, EIGHTS, CpuKernel(part_rows=300)], ids=str)
 @pytest.mark.parametrize("shape", sorted(HARD))
 def test_memory_is_as_projected(shape, kernel):
     X = HARD[shape](2_000)

@@ -20,8 +20,8 @@ _ROWS, _COLUMNS, _SHARE = 60, 200, 0.1
 
 
 def is_compiled() -> bool:
-    """Whether compiled searches of the CPU kernel are where Numba keeps them."""
-    return all(search._cache._cache_file._load_index() for search in _searches())
+    """Whether compiled searches of the CPU kernel are where Numba keeps them, for all that they search."""
+    return all(len(search._cache._cache_file._load_index()) >= kinds for search, kinds in _searches().items())
 
 
 @cache
@@ -38,18 +38,20 @@ def have_compiled() -> None:
             log.warning("kernels could not be compiled beforehand: %s", done.stderr.decode(errors="replace"))
 
 
-def _searches() -> list[Any]:
+def _searches() -> dict[Any, int]:
+    """Compiled functions, with the number of kinds of arguments that they are compiled for."""
     from noveltyflow.similarity.kernels.dense import search as dense
     from noveltyflow.similarity.kernels.exhaustive import score_all
     from noveltyflow.similarity.kernels.pruned import search as pruned
+    from noveltyflow.similarity.kernels.pruned.filling import PACKED
 
-    return [score_all, pruned.search_rows, dense.search_rows]
+    return {score_all: 1, pruned.search_rows: len(PACKED), dense.search_rows: 1}
 
 
 @contextmanager
 def _one_at_a_time() -> Iterator[None]:
     """Let other processes that would compile the same wait."""
-    folder = Path(_searches()[0].stats.cache_path)
+    folder = Path(next(iter(_searches())).stats.cache_path)
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "compiling.lock").open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

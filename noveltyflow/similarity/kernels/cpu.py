@@ -14,7 +14,15 @@ from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW,
 from noveltyflow.similarity.kernels.dense.search import batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
-from noveltyflow.similarity.kernels.pruned.index import MOST_ROWS, GroupIndex, building_bytes, index_bytes
+from noveltyflow.similarity.kernels.pruned.index import (
+    LEAST_GROUP,
+    MOST_DIFFERENT,
+    MOST_ROWS,
+    GroupIndex,
+    building_bytes,
+    index_bytes,
+    rows_in_group,
+)
 from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
@@ -104,6 +112,9 @@ class CpuKernel:
     dense_share : float
         Share of the squared weights that must lie in frequent columns for them to be stored densely. It does not
         change the result.
+    most_different : float
+        Share of the entries of eight neighbouring rows that different columns may make up for such rows to be
+        bounded together; beyond it four are. It does not change the result.
     cheap_list : int
         Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out. It does not
         change the result.
@@ -112,6 +123,7 @@ class CpuKernel:
     slab_rows: int = SLAB_ROWS
     part_rows: int = MOST_ROWS
     dense_share: float = LEAST_SHARE
+    most_different: float = MOST_DIFFERENT
     cheap_list: int = CHEAP_LIST
     name: str = "cpu"
 
@@ -127,7 +139,7 @@ class CpuKernel:
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
         bounded = max(
-            scratch_bytes(queries.longest_row, candidates.rows // 8 + 1),
+            scratch_bytes(queries.longest_row, candidates.rows // LEAST_GROUP + 1),
             batch_bytes(min(queries.longest_row, LONGEST_ROW)),
         )
         # What is left to the end, where all is computed, has lists of a slab at a time.
@@ -172,7 +184,7 @@ class CpuKernel:
             return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
         distinct = Distinct.of(rows)
         if frequent is None:
-            index = GroupIndex.of(rows, distinct, threads)
+            index = GroupIndex.of(rows, distinct, threads, rows_in_group(rows, distinct, self.most_different))
             return [IndexedPart(part.start, part.n_rows, distinct, index)]
         too_long = np.flatnonzero(np.diff(rows.indptr) > LONGEST_ROW)
         dense = IndexedPart(part.start, part.n_rows, distinct, DenseIndex.of(rows, distinct, frequent))
@@ -239,7 +251,8 @@ def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Par
 
 EVERY_SEARCH = (
     CpuKernel(),
-    CpuKernel(cheap_list=-1, dense_share=1.0),
+    CpuKernel(cheap_list=-1, dense_share=1.0, most_different=0.0),
+    CpuKernel(cheap_list=-1, dense_share=1.0, most_different=1.0),
     CpuKernel(cheap_list=-1, dense_share=-1.0),
 )
 """Kernels that, for a few rows, use every kind of search between them, so that all of them are compiled."""

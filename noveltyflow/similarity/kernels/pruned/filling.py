@@ -9,13 +9,12 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.portions import side_by_side
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, prefetch
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, prefetch, rows_of_group
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Lists
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
-GROUP_ROWS = 8
-"""Rows in a group: one byte each in the 64 bits of a record."""
-_GROUP_BITS = CODE_BITS + 3
+PACKED = {4: np.uint32, 8: np.uint64}
+"""Numbers of rows in a group, and what a record keeps their weights in: a byte for each."""
 _LEVELS = 255
 _SHORT_LIST = 24
 _LIST_COST = 6
@@ -48,8 +47,8 @@ class Ranks(NamedTuple):
 class Progress(NamedTuple):
     """How far one thread has come, g counting groups, and its scratch arrays.
 
-    `records` int64 (g,): where the next part of each record stands; `squares` float64 (8 * g,): sums of squares of
-    the weights that each row has in the ranks done; `buffer` uint32 (g,); `ends` int64 (257,).
+    `records` int64 (g,): where the next part of each record stands; `squares` float64 (rows in g groups,): sums of
+    squares of the weights that each row has in the ranks done; `buffer` uint32 (g,); `ends` int64 (257,).
     """
 
     records: Int64Array
@@ -58,8 +57,10 @@ class Progress(NamedTuple):
     ends: Int64Array
 
 
-def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads: int) -> Filled:
-    """Write postings and records of the ranked `columns`, which have `lists`.
+def fill(
+    columns: Int32Array, lists: Lists, n_groups: int, group_rows: int, norm: float, threads: int
+) -> Filled:
+    """Write postings and records of the ranked `columns`, which have `lists`; groups are of 4 or 8 rows.
 
     `norm` is an upper bound of the rows' norms before rounding. Each thread takes some ranks, and begins with what
     more frequent ones add to records and suffix norms; how many threads there are does not change the result.
@@ -67,10 +68,10 @@ def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads:
     portions = _portions(columns, lists, threads)
     starts = np.zeros(columns.size + 1, np.int64)
     counts = np.zeros((len(portions), n_groups), np.int64)
-    squares = np.zeros((len(portions), GROUP_ROWS * n_groups), np.float64)
+    squares = np.zeros((len(portions), group_rows * n_groups), np.float64)
 
     def count(part: int) -> None:
-        _count(portions[part], starts, counts[part])
+        _count(portions[part], _group_bits(group_rows), starts, counts[part])
         if part + 1 < len(portions):
             _add_squares(portions[part], WEIGHTS, squares[part + 1])
 
@@ -86,7 +87,7 @@ def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads:
         np.empty(starts[-1], np.uint32),
         records,
         np.zeros(starts[-1] + LANES, np.uint16),
-        np.zeros(starts[-1], np.uint64),
+        np.zeros(starts[-1], PACKED[group_rows]),
     )
     begun = [
         Progress(cursors[part], squares[part], np.empty(n_groups, np.uint32), np.empty(257, np.int64))
@@ -94,6 +95,12 @@ def fill(columns: Int32Array, lists: Lists, n_groups: int, norm: float, threads:
     ]
     side_by_side(lambda part: _fill(portions[part], WEIGHTS, norm, begun[part], filled), range(len(portions)))
     return filled
+
+
+@uncounted
+def _group_bits(group_rows: int) -> int:
+    """How far an entry is shifted to be the number of its group, which has 4 or 8 rows."""
+    return CODE_BITS + (3 if group_rows == 8 else 2)
 
 
 def _portions(columns: Int32Array, lists: Lists, threads: int) -> list[Ranks]:
@@ -116,14 +123,14 @@ def _ask_ahead(ranks: Ranks, rank: int, step: int) -> None:
 
 
 @uncounted
-def _count(ranks: Ranks, starts: Int64Array, records: Int64Array) -> None:
+def _count(ranks: Ranks, group_bits: int, starts: Int64Array, records: Int64Array) -> None:
     """Write how many postings each rank has into the slot after its own, and add to the lengths of records."""
     columns, list_starts, entries = ranks.columns, ranks.starts, ranks.entries
     for rank in range(ranks.first, ranks.last):
         _ask_ahead(ranks, rank, _LISTS_AHEAD)
         last, groups = np.int64(-1), 0
         for place in range(list_starts[columns[rank]], list_starts[columns[rank] + 1]):
-            group = np.int64(entries[place] >> _GROUP_BITS)
+            group = np.int64(entries[place]) >> group_bits
             new = int(group != last)
             groups += new
             records[group] += new
@@ -146,6 +153,8 @@ def _fill(ranks: Ranks, weight_of: Float32Array, norm: float, begun: Progress, f
     """Go through the columns from the most frequent to the rarest, with the rows' suffix norms growing."""
     entries, squares, records, buffer = ranks.entries, begun.squares, begun.records, begun.buffer
     postings, codes, members = filled.postings, filled.record_codes, filled.record_weights
+    group_rows = rows_of_group(members)
+    group_bits = _group_bits(group_rows)
     for rank in range(ranks.last - 1, ranks.first - 1, -1):
         _ask_ahead(ranks, rank, -_LISTS_AHEAD)
         place, end = ranks.starts[ranks.columns[rank]], ranks.starts[ranks.columns[rank] + 1]
@@ -156,8 +165,10 @@ def _fill(ranks: Ranks, weight_of: Float32Array, norm: float, begun: Progress, f
         short = last - first <= _SHORT_LIST
         written = postings[first:last] if short else buffer
         for number in range(last - first):
-            group = np.int64(entries[place] >> _GROUP_BITS)
-            place, lanes, heaviest, square = _take_group(entries, place, end, weight_of, scale, squares)
+            group = np.int64(entries[place]) >> group_bits
+            place, lanes, heaviest, square = _take_group(
+                entries, place, end, group_rows, weight_of, scale, squares
+            )
             suffix = min(int(np.ceil(_LEVELS * np.sqrt(square) / norm)), _LEVELS)
             written[number] = np.uint32((group << 16) | (heaviest << 8) | suffix)
             codes[records[group]], members[records[group]] = rank & 0xFFFF, lanes
@@ -180,20 +191,27 @@ def _largest_weight(entries: AnyArray, place: int, end: int, weight_of: Float32A
 
 @uncounted
 def _take_group(
-    entries: AnyArray, place: int, end: int, weight_of: Float32Array, scale: float, squares: Float64Array
+    entries: AnyArray,
+    place: int,
+    end: int,
+    group_rows: int,
+    weight_of: Float32Array,
+    scale: float,
+    squares: Float64Array,
 ) -> tuple[int, np.uint64, int, float]:
     """Where the next group of a list begins; levels of this one's members, the largest level, the largest square."""
-    group = entries[place] >> np.uint32(_GROUP_BITS)
+    group_bits = np.uint32(_group_bits(group_rows))
+    group = entries[place] >> group_bits
     lanes, heaviest, longest = np.uint64(0), 0, 0.0
     while place < end:
         entry = entries[place]
-        if entry >> np.uint32(_GROUP_BITS) != group:
+        if entry >> group_bits != group:
             break
         row, weight = entry >> np.uint32(CODE_BITS), np.float64(weight_of[entry & np.uint32(CODE_MASK)])
         square = squares[row] + weight * weight
         squares[row] = square
         level = min(int(np.ceil(weight * scale)), _LEVELS)
-        lanes |= np.uint64(level) << np.uint64(8 * (row % GROUP_ROWS))
+        lanes |= np.uint64(level) << np.uint64(8 * (row & np.uint32(group_rows - 1)))
         heaviest, longest = max(heaviest, level), max(longest, square)
         place += 1
     return place, lanes, heaviest, longest

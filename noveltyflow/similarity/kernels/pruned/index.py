@@ -15,13 +15,20 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS, fill
+from noveltyflow.similarity.kernels.pruned.filling import PACKED, fill
 from noveltyflow.similarity.kernels.pruned.lanes import LANES
 from noveltyflow.similarity.kernels.pruned.lists import Rows, rank_columns, transpose
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
-MOST_ROWS = GROUP_ROWS << 16
-"""Rows that 16-bit group numbers can tell apart."""
+LEAST_GROUP, MOST_GROUP = min(PACKED), max(PACKED)
+"""Rows in a group."""
+_MOST_GROUPS = 1 << 16
+"""Groups that 16-bit numbers can tell apart."""
+MOST_ROWS = MOST_GROUP * _MOST_GROUPS
+MOST_DIFFERENT = 0.45
+"""Share of the entries of eight rows that different columns make up, beyond which four are a group: as measured."""
+_SAMPLED = 64
+"""Groups of eight that are looked at for that."""
 ROUND_UP = 1.0 + 2.0**-20
 """Factor that turns a float64 result into an upper bound of the real number it stands for.
 
@@ -37,7 +44,8 @@ class GroupIndex(NamedTuple):
     `largest_weight` float32 (r,); `postings` uint32 (p,): group in the upper 16 bits, weight in units of
     `largest_weight` / 255, suffix norm in units of `largest_norm` / 255; `record_starts` int64 (g + 1,);
     `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then zeros that are read in vain;
-    `record_weights` uint64 (p,): weights of the members, the first in the lowest byte; `row_starts`, `row_ends`
+    `record_weights` uint64 (p,), or uint32 where a group has four rows: weights of the members, the first in the
+    lowest byte; `row_starts`, `row_ends`
     int64 (m,): where the entries of a distinct row stand in `columns` and `weights`, which are those of the block.
     """
 
@@ -55,19 +63,22 @@ class GroupIndex(NamedTuple):
     weights: Float32Array
 
     @classmethod
-    def of(cls, block: CsrMatrix, distinct: Distinct, threads: int = 1) -> GroupIndex:
+    def of(
+        cls, block: CsrMatrix, distinct: Distinct, threads: int = 1, group_rows: int = MOST_GROUP
+    ) -> GroupIndex:
         """Index the distinct rows of a CSR matrix of non-negative weights.
 
-        The number of threads does not change the result.
+        The number of threads does not change the result; groups are of 4 or 8 rows.
 
         Raises
         ------
         ValueError
-            If there are more than `MOST_ROWS` rows.
+            If there are more than 65,536 groups.
         """
-        if block.shape[0] > MOST_ROWS:
+        if block.shape[0] > group_rows * _MOST_GROUPS:
             raise ValueError(
-                f"a block of {block.shape[0]:,} rows cannot be indexed; at most {MOST_ROWS:,} can"
+                f"a block of {block.shape[0]:,} rows cannot be indexed in groups of {group_rows}; "
+                f"at most {group_rows * _MOST_GROUPS:,} can"
             )
         indptr = block.indptr.astype(np.int64)
         begins, ends = indptr[distinct.first], indptr[distinct.first + 1]
@@ -76,7 +87,7 @@ class GroupIndex(NamedTuple):
         rank = np.full(block.shape[1], -1, np.int32)
         ranked = rank_columns(lists.starts, rank)
         norm = largest_norm(indptr, block.data) * ROUND_UP
-        filled = fill(ranked, lists, -(-begins.size // GROUP_ROWS), norm, threads)
+        filled = fill(ranked, lists, -(-begins.size // group_rows), group_rows, norm, threads)
         return cls(rank, *filled, begins, ends, norm, block.indices, block.data)
 
     @property
@@ -94,7 +105,25 @@ def index_bytes(rows: int, nonzeros: int, features: int) -> int:
 def building_bytes(rows: int, nonzeros: int, features: int) -> int:
     """Upper bound of the bytes that building an index takes beside the index and the block itself."""
     lists = 4 * nonzeros + 8 * (features + 2)
-    return lists + 4 * (min(features, nonzeros) + 1) + 8 * 3 * (rows + GROUP_ROWS)
+    return lists + 4 * (min(features, nonzeros) + 1) + 8 * 4 * (rows + MOST_GROUP)
+
+
+def rows_in_group(block: CsrMatrix, distinct: Distinct, most_different: float) -> int:
+    """Rows that a group should have: 8 where neighbouring rows share columns, 4 where they are strangers.
+
+    Groups of strangers have loose bounds and long records; more groups have more postings. `most_different` is to be
+    found in `CpuKernel.most_different`.
+    """
+    first = distinct.first
+    if first.size > LEAST_GROUP * _MOST_GROUPS:
+        return MOST_GROUP
+    begins = np.unique(np.linspace(0, max(0, first.size - MOST_GROUP), _SAMPLED, dtype=np.int64))
+    entries, different = 0, 0
+    for begin in begins:
+        rows = first[begin : begin + MOST_GROUP]
+        columns = block[rows].indices
+        entries, different = entries + columns.size, different + np.unique(columns).size
+    return LEAST_GROUP if different > most_different * entries else MOST_GROUP
 
 
 @numba.njit(nogil=True, cache=True)

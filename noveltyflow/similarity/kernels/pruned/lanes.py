@@ -1,4 +1,4 @@
-"""Sums that are large enough and codes that are known, as bits, and products of eight: see `kernels.vectors`."""
+"""Sums that are large enough and codes that are known, as bits, and products of a group: see `kernels.vectors`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,7 @@ _PLACES = ir.VectorType(ir.IntType(64), LANES)
 _POINTERS = ir.VectorType(ir.IntType(32).as_pointer(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 _INT64 = ir.IntType(64)
-_MEMBERS = ir.VectorType(ir.IntType(8), 8)
-_BOUNDS = ir.VectorType(ir.IntType(32), 8)
-_ARRAYS = (types.uint16, types.uint16, types.uint64, types.uint32)
+_PACKED = (types.uint32, types.uint64)
 
 
 def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
@@ -119,10 +117,22 @@ def _lowest_bit(_typing: Any, bits: Any) -> Any:
 
 
 def _add_hits(_typing: Any, hits: Any, first: Any, codes: Any, table: Any, weights: Any, bounds: Any) -> Any:
-    arrays = (codes, table, weights, bounds)
-    if not all(is_flat(array, number) for array, number in zip(arrays, _ARRAYS, strict=True)):
-        raise numba.TypingError("contiguous arrays of uint16, uint16, uint64 and uint32 are needed")
-    return types.void(types.uint64, types.int64, *arrays), _sum_products
+    numbers = ((codes, types.uint16), (table, types.uint16), (bounds, types.uint32))
+    if not all(is_flat(*array) for array in numbers) or not _is_packed(weights):
+        raise numba.TypingError(
+            "contiguous arrays of uint16, uint16, uint32 or uint64, and uint32 are needed"
+        )
+    return types.void(types.uint64, types.int64, codes, table, weights, bounds), _sum_products
+
+
+def _is_packed(weights: Any) -> bool:
+    return any(is_flat(weights, number) for number in _PACKED)
+
+
+def _rows_of_group(_typing: Any, weights: Any) -> Any:
+    if not _is_packed(weights):
+        raise numba.TypingError("a contiguous array of uint32 or uint64 is needed")
+    return types.int64(weights), lambda *_: _INT64(weights.dtype.bitwidth // 8)
 
 
 def _sum_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
@@ -130,24 +140,26 @@ def _sum_products(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         context.make_array(signature.args[number])(context, builder, args[number]).data
         for number in range(2, 6)
     )
-    target = builder.bitcast(bounds, _BOUNDS.as_pointer())
+    n_rows = signature.args[4].dtype.bitwidth // 8
+    packed, sums = ir.VectorType(ir.IntType(8), n_rows), ir.VectorType(ir.IntType(32), n_rows)
+    target = builder.bitcast(bounds, sums.as_pointer())
     begun, before = builder.load(target, align=4), builder.block
     loop, after = builder.append_basic_block("hits"), builder.append_basic_block("done")
     builder.cbranch(builder.icmp_unsigned("!=", args[0], _INT64(0)), loop, after)
     builder.position_at_end(loop)
-    hits, total = builder.phi(_INT64), builder.phi(_BOUNDS)
+    hits, total = builder.phi(_INT64), builder.phi(sums)
     place = builder.add(args[1], builder.cttz(hits, ir.IntType(1)(1)))
     code = builder.zext(builder.load(builder.gep(codes, [place])), _INT64)
     factor = builder.zext(builder.load(builder.gep(table, [code])), ir.IntType(32))
-    members = builder.load(builder.bitcast(builder.gep(weights, [place]), _MEMBERS.as_pointer()), align=8)
-    products = builder.mul(builder.zext(members, _BOUNDS), spread(builder, factor, _BOUNDS))
+    members = builder.load(builder.bitcast(builder.gep(weights, [place]), packed.as_pointer()), align=n_rows)
+    products = builder.mul(builder.zext(members, sums), spread(builder, factor, sums))
     more, left = builder.add(total, products), builder.and_(hits, builder.sub(hits, _INT64(1)))
     for phi, first, following in ((hits, args[0], left), (total, begun, more)):
         phi.add_incoming(first, before)
         phi.add_incoming(following, loop)
     builder.cbranch(builder.icmp_unsigned("!=", left, _INT64(0)), loop, after)
     builder.position_at_end(after)
-    result = builder.phi(_BOUNDS)
+    result = builder.phi(sums)
     result.add_incoming(begun, before)
     result.add_incoming(more, loop)
     builder.store(result, target, align=4)
@@ -180,6 +192,8 @@ lowest_bit: Any = intrinsic(_lowest_bit)
 """`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
 add_hits: Any = intrinsic(_add_hits)
 """`add_hits(hits, first, codes, table, weights, bounds)`: for every bit i that is set, add the product of
-table[codes[first + i]] and byte j of weights[first + i] to bounds[j], of which there are eight."""
+table[codes[first + i]] and byte j of weights[first + i] to bounds[j], for all of its bytes."""
+rows_of_group: Any = intrinsic(_rows_of_group)
+"""`rows_of_group(weights)`: bytes of a number of `weights`, one for each row of a group."""
 prefetch: Any = intrinsic(_prefetch)
 """`prefetch(numbers, place)`: ask for numbers[place], which may stand beyond the end, to be in the cache soon."""

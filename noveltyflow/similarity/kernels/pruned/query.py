@@ -8,9 +8,8 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
-from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch
+from noveltyflow.similarity.kernels.pruned.index import MOST_GROUP, ROUND_UP, GroupIndex
+from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch, rows_of_group
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.similarity.kernels.sorting import sort_by_digit
 from noveltyflow.similarity.kernels.ticks import WORK_SLOTS
@@ -36,8 +35,8 @@ _AHEAD = 32
 """How many columns before its own turn what the index knows of a column is asked for."""
 _DIGITS = 1 << 11
 """Values of a digit of a rank, at most: three make 33 bits."""
-AT_ONCE = 4
-"""Groups settled before the threshold is looked at anew."""
+_ROWS_AT_ONCE = 32
+"""Rows of the groups settled before the threshold is looked at anew."""
 
 
 class Scratch(NamedTuple):
@@ -51,7 +50,8 @@ class Scratch(NamedTuple):
     `cursor`, `end` int64 (n,): what is left of the columns' lists; `table` uint16 (`SLOTS`,): the row's weights by
     record code; `known_codes` uint32 (`FILTER_BITS` / 32,): a bit for each of them that is not 0, modulo
     `FILTER_BITS`; `keys`, `left_out` int32, `values` float32: see `scoring.score`; `candidates` int32 (g,): groups;
-    `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32 (`AT_ONCE`,): groups;
+    `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32: the groups to be
+    settled before the threshold is looked at anew;
     `work` int64 (`WORK_SLOTS`,): multiply-adds, groups bounded, similarities computed, how many places of this row
     are left out, and what `kernels.ticks` counts; `digits` int32: see `sort_by_digit`.
     """
@@ -107,9 +107,9 @@ def make_scratch(longest_row: int, index: GroupIndex) -> Scratch:
         np.empty(places_for(longest_row), np.float32),
         np.empty(longest_row, np.int32),
         np.empty(n_groups, np.int32),
-        np.zeros(GROUP_ROWS, np.uint32),
-        np.zeros(GROUP_ROWS, np.int64),
-        np.empty(AT_ONCE, np.int32),
+        np.zeros(MOST_GROUP, np.uint32),
+        np.zeros(MOST_GROUP, np.int64),
+        np.empty(_ROWS_AT_ONCE // rows_of_group(index.record_weights), np.int32),
         np.zeros(WORK_SLOTS, np.int64),
         np.empty(_DIGITS, np.int32),
     )

@@ -13,10 +13,9 @@ from noveltyflow.similarity.kernels.pruned.accumulate import (
     unwalked,
     walk,
 )
-from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
+from noveltyflow.similarity.kernels.pruned.lanes import rows_of_group
 from noveltyflow.similarity.kernels.pruned.query import (
-    AT_ONCE,
     Scratch,
     clear_query,
     load_query,
@@ -72,6 +71,7 @@ def search_rows(
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row])
     scratch, everything = make_scratch(longest, index), 0
+    group_rows = rows_of_group(index.record_weights)
     begin(scratch.work)
     for row in range(indptr.size - 1):
         entries = slice(indptr[row], indptr[row + 1])
@@ -88,10 +88,10 @@ def search_rows(
         )
         before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
-        everything += GROUP_ROWS * unwalked(scratch, known)
+        everything += group_rows * unwalked(scratch, known)
         if known:
             likely = _likely_groups(
-                own, neighbors[max(row - 1, 0)], members.first, row_of, scratch.candidates
+                own, neighbors[max(row - 1, 0)], members.first, row_of, group_rows, scratch.candidates
             )
             settle(index, members, query, scratch.candidates[:likely], np.inf, scratch)
             _answer(index, members, query, known, scratch)
@@ -117,7 +117,7 @@ def _group_places(index: GroupIndex) -> int:
 
 @uncounted
 def _likely_groups(
-    own: int, neighbors: Int64Array, first: int, row_of: Int64Array, groups: Int32Array
+    own: int, neighbors: Int64Array, first: int, row_of: Int64Array, group_rows: int, groups: Int32Array
 ) -> int:
     """List the groups of the row itself and of the neighbours of the row before: many are this row's as well.
 
@@ -125,12 +125,12 @@ def _likely_groups(
     """
     found = 0
     if own >= 0:
-        groups[0] = row_of[own] // GROUP_ROWS
+        groups[0] = row_of[own] // group_rows
         found = 1
     for neighbor in neighbors:
         row = neighbor - first
         if 0 <= row < row_of.size and found < groups.size:
-            groups[found] = row_of[row] // GROUP_ROWS
+            groups[found] = row_of[row] // group_rows
             found += 1
     return found
 
@@ -147,7 +147,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
     found, before = collect(scratch, threshold(query.similarities[-1], skip)), _NO_LIMIT
     group_places = _group_places(index)
     for share in SHARES[1:]:
-        if found > AT_ONCE:
+        if found > scratch.best.size:
             spent(scratch.work, ACCUMULATING)
             found = settle_best(index, members, query, found, skip, scratch)
             spent(scratch.work, VERIFYING)
@@ -159,7 +159,7 @@ def _answer(index: GroupIndex, members: Members, query: Query, known: int, scrat
         skip = min(skip, _skippable(share, query.similarities[-1]))
         _, skip = walk(index, scratch, 0, known, skip, _NO_LIMIT, 0.0)
         found = collect(scratch, threshold(query.similarities[-1], skip))
-    if found > AT_ONCE and unwalked(scratch, known) < found * group_places * _GROUP_COST:
+    if found > scratch.best.size and unwalked(scratch, known) < found * group_places * _GROUP_COST:
         _, skip = walk(index, scratch, 0, known, 0.0, _NO_LIMIT, 0.0)
         found = collect(scratch, threshold(query.similarities[-1], skip))
     spent(scratch.work, ACCUMULATING)
@@ -173,7 +173,7 @@ def _settle_all(
 ) -> None:
     """Settle the candidates, those with the largest sums first: they raise the threshold for the others."""
     found = settle_best(index, members, query, found, skip, scratch)
-    while AT_ONCE < found <= _FEW:
+    while scratch.best.size < found <= _FEW:
         found = settle_best(index, members, query, found, skip, scratch)
     settle(index, members, query, scratch.candidates[:found], skip, scratch)
 

@@ -6,9 +6,8 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import still_possible, threshold
-from noveltyflow.similarity.kernels.pruned.filling import GROUP_ROWS
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch
+from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch, rows_of_group
 from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import (
     MUCH_LONGER,
@@ -27,6 +26,7 @@ _HITS_AT_ONCE = 256
 """Products of a 16-bit factor and an 8-bit weight whose sum fits 32 bits, whatever they are."""
 _RECORD_LINES = 8
 """Lines of the cache, of codes and of weights, that are asked for before the record's own turn."""
+_LINE_BYTES = 64
 _UNKNOWN = 1 << 62
 
 
@@ -66,8 +66,8 @@ def settle(
             _bound_members(
                 codes, lanes, starts[group], starts[group + 1], table, known_codes, products, bounds
             )
-        first = int(group) * GROUP_ROWS
-        last = min(first + GROUP_ROWS, row_starts.size)
+        first = int(group) * rows_of_group(lanes)
+        last = min(first + rows_of_group(lanes), row_starts.size)
         for row in range(first, last):
             if bounds[row - first] < _least_bound(similarities[-1]) or is_known(row, members, query):
                 continue
@@ -83,8 +83,8 @@ def settle(
 def _ask_for_record(codes: AnyArray, weights: AnyArray, start: int) -> None:
     """Have the beginning of a record in the cache: its most frequent columns, where most hits are."""
     for line in range(_RECORD_LINES):
-        prefetch(codes, start + 32 * line)
-        prefetch(weights, start + 8 * line)
+        prefetch(codes, start + _LINE_BYTES // 2 * line)
+        prefetch(weights, start + _LINE_BYTES // rows_of_group(weights) * line)
 
 
 @uncounted
@@ -118,7 +118,7 @@ def _bound_members(
             if end - first < LANES:
                 hits &= (np.uint64(1) << np.uint64(end - first)) - np.uint64(1)
             add_hits(hits, first, codes, table, weights, sums)
-        for member in range(GROUP_ROWS):
+        for member in range(rows_of_group(weights)):
             bounds[member] += np.int64(sums[member])
 
 
@@ -126,7 +126,7 @@ def _bound_members(
 def settle_best(
     index: GroupIndex, members: Members, query: Query, found: int, skipped: float, scratch: Scratch
 ) -> int:
-    """Settle the `AT_ONCE` candidates with the largest sums, the largest first; how many are still possible then."""
+    """Settle the candidates with the largest sums, as many as `best` holds; how many are still possible then."""
     sums, best, chosen = scratch.accumulators, scratch.best, 0
     for candidate in scratch.candidates[:found]:
         chosen = _keep_largest(sums, candidate, best, chosen)
