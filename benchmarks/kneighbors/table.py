@@ -38,7 +38,7 @@ _COLUMNS = {
 _LEGEND = """\
 `cosine_kneighbors(X, k, n_jobs=2)` against the faster of `sparse_dot_topn` and `sp_matmul_rs` on the same float32
 matrix; seconds of wall-clock time. Ours: the whole matrix, median of three runs, or one run where it takes more than
-60 s. Peers: 2 threads, threshold 0, top k + 1, chunks of five widths; median of three samples of rows, scaled to
+120 s. Peers: 2 threads, threshold 0, top k + 1, chunks of five widths; median of three samples of rows, scaled to
 all, with the share of rows in a sample; the transposition is timed once and added once. Rows skipped: those for which
 no similarity was left to compute when their turn came. Slowest 1 % of rows: their share of the multiply-adds in a
 sample of 2,000 rows. Preparing to verifying: their shares of the kernel's time. Peak memory: most resident memory
