@@ -14,6 +14,7 @@ from similarity.hard import (
     FOURS,
     HARD,
     NON_NEGATIVE,
+    Exhaustive,
     assert_equals_exhaustive,
     indexed,
     text_matrix,
@@ -106,7 +107,11 @@ def test_hard_shapes_equal_the_exhaustive_answer(shape):
     assert_equals_exhaustive(HARD[shape](600), 10)
 
 
-@pytest.mark.parametrize("shape", sorted(set(HARD) - {"tied"}))
+CHEAP = {"common column", "one and many", "tied"}
+"""Hard shapes for which computing everything can be quicker than bounds are, since rows are short."""
+
+
+@pytest.mark.parametrize("shape", sorted(set(HARD) - CHEAP))
 def test_work_on_hard_shapes_grows_hardly_faster_than_rows(shape):
     """Work per row, a count that does not depend on the machine, when there are four times the rows."""
     work = []
@@ -115,6 +120,32 @@ def test_work_on_hard_shapes_grows_hardly_faster_than_rows(shape):
         _, stats = search(X, X, 10, indexed())
         work.append((stats.candidates + stats.verified_pairs) / rows)
     assert work[1] < 1.5 * work[0]
+
+
+@pytest.mark.parametrize("shape", sorted(CHEAP))
+@pytest.mark.parametrize("rows", [1_000, 4_000, 12_000])
+def test_work_on_cheap_shapes_is_hardly_more_than_everything_computed(shape, rows):
+    """Multiply-adds, with what is bounded and scored counted as so many as they take time."""
+    X = HARD[shape](rows)
+    (_, ours), (_, everything) = (search(X, X, 10, kernel) for kernel in (indexed(), Exhaustive()))
+    spent = ours.multiply_adds + 50 * (ours.candidates + ours.verified_pairs)
+    whole = everything.multiply_adds + 15_000 * rows
+    assert spent < 1.1 * whole
+
+
+@pytest.mark.parametrize(("words", "rows"), [(4, 4_000), (8, 12_000)])
+def test_short_rows_of_common_words_take_hardly_more_than_everything_computed(words, rows):
+    """Bounds of short rows that are all nearly alike spare nothing, which is to be noticed early."""
+    rng = np.random.default_rng(0)
+    columns = np.argsort(rng.random((rows, 64)), axis=1)[:, :words]
+    weights = rng.random(columns.shape) + 0.1
+    weights /= np.linalg.norm(weights, axis=1, keepdims=True)
+    matrix = sp.csr_matrix((weights.ravel(), columns.ravel(), np.arange(rows + 1) * words), (rows, 64))
+    X = as_unit_rows(matrix, "X")
+    kernel = indexed(dense_share=1.0)
+    (_, ours), (_, everything) = (search(X, X, 10, one) for one in (kernel, Exhaustive()))
+    spent = ours.multiply_adds + 50 * (ours.candidates + ours.verified_pairs)
+    assert spent < 1.1 * (everything.multiply_adds + 15_000 * rows)
 
 
 def test_where_bounds_spare_nothing_all_is_computed():

@@ -34,11 +34,16 @@ _SLAB_NONZEROS = 1 << 19
 """And non-zeros of these candidates, but for the last row's."""
 CHEAP_LIST = 256
 """Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
+_ROW_NONZEROS = 80
+"""A row beside its non-zeros counts as so many of them."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
 _GIVEN_UP = 32
 """Query rows for which everything is computed after one for which bounds have not paid."""
+_PATIENCE, _LISTING = 200_000, 8
+"""Multiply-adds that bounds may take beyond what computing everything does; and, for each non-zero of the candidates,
+what making the lists takes that are needed then, which is put off as long."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,8 +121,8 @@ class CpuKernel:
         Share of the entries of eight neighbouring rows that different columns may make up for such rows to be
         bounded together; beyond it four are. It does not change the result.
     cheap_list : int
-        Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out. It does not
-        change the result.
+        Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out; a row counts as
+        80 non-zeros more. It does not change the result.
     """
 
     slab_rows: int = SLAB_ROWS
@@ -177,7 +182,7 @@ class CpuKernel:
         """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
         rows = rows_of(block, part)
         frequency = column_frequency(rows.indices, rows.shape[1])
-        cheap = frequency @ frequency <= self.cheap_list * rows.nnz
+        cheap = frequency @ frequency <= self.cheap_list * (rows.nnz + _ROW_NONZEROS * rows.shape[0])
         frequent = None if cheap else frequent_columns(rows, frequency, self.dense_share)
         del frequency  # as large as a small block's index
         if cheap:
@@ -295,12 +300,13 @@ class _Tile:
     def bounded(self, part: IndexedPart) -> tuple[TileStats, Int64Array]:
         """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
         work, left = TileStats(), [np.empty(0, np.int64)]
+        patience = _PATIENCE + _LISTING * part.index.columns.size
         for rows, fits in self._runs(part):
             start, given_up = rows.start, _GIVEN_UP if fits else rows.n_rows
             while start < rows.stop:
                 if fits:
-                    some, answered = self._search(Block(0, start, rows.stop), part)
-                    work, start = work + some, start + answered
+                    some, answered = self._search(Block(0, start, rows.stop), part, patience)
+                    work, start, patience = work + some, start + answered, _PATIENCE
                 # The rows that follow may be others: bounds are tried again, each time later.
                 left.append(np.arange(start, min(start + given_up, rows.stop)))
                 start, given_up = start + given_up, 2 * given_up
@@ -319,7 +325,7 @@ class _Tile:
             (Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop
         ]
 
-    def _search(self, rows: Block, part: IndexedPart) -> tuple[TileStats, int]:
+    def _search(self, rows: Block, part: IndexedPart, patience: int) -> tuple[TileStats, int]:
         """Search for a run of rows; returns how many of them are answered, too."""
         from noveltyflow.similarity.kernels.dense import search as dense
         from noveltyflow.similarity.kernels.pruned import search as pruned
@@ -342,6 +348,7 @@ class _Tile:
             best.similarities,
             best.indices,
             self.computed[rows.start : rows.stop],
+            *([patience] if isinstance(part.index, GroupIndex) else []),
         )
         times = _by_stage(time.perf_counter_ns() - began, ticks)
         return TileStats(0, *work.tolist()) + times, answered

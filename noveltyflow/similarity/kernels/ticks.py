@@ -15,8 +15,8 @@ from numba.extending import intrinsic
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.types import Int64Array
 
-WORK_SLOTS = 8
-"""Of the int64 array `work` of a search: four for its counts, then the ticks of each stage, and the last reading."""
+WORK_SLOTS = 11
+"""Of the int64 array `work` of a search: four for counts, the ticks of each stage, the last reading, three counts."""
 SEEDING, ACCUMULATING, VERIFYING, _READ = 4, 5, 6, 7
 COUNTER = "llvm.readcyclecounter"
 _LEAST_LLVM = {"x86_64": 0, "aarch64": 22, "arm64": 22}

@@ -7,7 +7,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, prefetch, reaching
-from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, UNIT, Scratch
+from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, LISTED, SCANNED, UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
 
@@ -118,6 +118,8 @@ def collect(scratch: Scratch, least: int) -> int:
                 candidates[found] = start + lowest_bit(bits)
                 found += 1
                 bits &= bits - np.uint64(1)
+    scratch.work[LISTED] += found
+    scratch.work[SCANNED] += sums.size
     return found
 
 

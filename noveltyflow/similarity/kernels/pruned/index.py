@@ -45,8 +45,9 @@ class GroupIndex(NamedTuple):
     `largest_weight` / 255, suffix norm in units of `largest_norm` / 255; `record_starts` int64 (g + 1,);
     `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then zeros that are read in vain;
     `record_weights` uint64 (p,), or uint32 where a group has four rows: weights of the members, the first in the
-    lowest byte; `row_starts`, `row_ends`
-    int64 (m,): where the entries of a distinct row stand in `columns` and `weights`, which are those of the block.
+    lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row stand in `columns` and
+    `weights`, which are those of the block. `rows_each` is how many rows of the block there are for each posting that
+    a row of the block meets.
     """
 
     column_rank: Int32Array
@@ -59,6 +60,7 @@ class GroupIndex(NamedTuple):
     row_starts: Int64Array
     row_ends: Int64Array
     largest_norm: float
+    rows_each: float
     columns: Int32Array
     weights: Float32Array
 
@@ -88,12 +90,25 @@ class GroupIndex(NamedTuple):
         ranked = rank_columns(lists.starts, rank)
         norm = largest_norm(indptr, block.data) * ROUND_UP
         filled = fill(ranked, lists, -(-begins.size // group_rows), group_rows, norm, threads)
-        return cls(rank, *filled, begins, ends, norm, block.indices, block.data)
+        copies = block.nnz / max(1, lists.entries.size)
+        rows_each = copies * _rows_each(lists.starts, ranked, filled.list_starts)
+        return cls(rank, *filled, begins, ends, norm, rows_each, block.indices, block.data)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays beside the rows themselves."""
         return sum(part.nbytes for part in self[:9])
+
+
+@numba.njit(nogil=True, cache=True)
+def _rows_each(starts: Int64Array, ranked: Int32Array, list_starts: Int64Array) -> float:
+    """Distinct rows for each posting that a row of the block meets."""
+    met, postings = 0.0, 0.0
+    for rank in range(ranked.size):
+        rows = np.float64(starts[ranked[rank] + 1] - starts[ranked[rank]])
+        met += rows * rows
+        postings += rows * np.float64(list_starts[rank + 1] - list_starts[rank])
+    return met / max(1.0, postings)
 
 
 def index_bytes(rows: int, nonzeros: int, features: int) -> int:

@@ -35,6 +35,8 @@ _AHEAD = 32
 """How many columns before its own turn what the index knows of a column is asked for."""
 _DIGITS = 1 << 11
 """Values of a digit of a rank, at most: three make 33 bits."""
+PLACES, LISTED, SCANNED = 8, 9, 10
+"""Slots of `work`: places of records gone through, candidates listed or looked at again, and sums looked through."""
 _ROWS_AT_ONCE = 32
 """Rows of the groups settled before the threshold is looked at anew."""
 
@@ -53,7 +55,7 @@ class Scratch(NamedTuple):
     `products` uint32 and `bounds` int64 (8,): sums for the members of a group; `best` int32: the groups to be
     settled before the threshold is looked at anew;
     `work` int64 (`WORK_SLOTS`,): multiply-adds, groups bounded, similarities computed, how many places of this row
-    are left out, and what `kernels.ticks` counts; `digits` int32: see `sort_by_digit`.
+    are left out, what `kernels.ticks` counts, and the slots above; `digits` int32: see `sort_by_digit`.
     """
 
     accumulators: Int32Array

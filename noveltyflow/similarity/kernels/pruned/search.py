@@ -16,6 +16,9 @@ from noveltyflow.similarity.kernels.pruned.accumulate import (
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import rows_of_group
 from noveltyflow.similarity.kernels.pruned.query import (
+    LISTED,
+    PLACES,
+    SCANNED,
     Scratch,
     clear_query,
     load_query,
@@ -28,17 +31,18 @@ from noveltyflow.types import BoolArray, Float32Array, Int32Array, Int64Array
 
 FIRST_BUDGET = 1_000
 """Multiply-adds before the best sums are settled for the first time; then each time four times as many."""
-SHARES = (0.85, 0.65, 0.45, 0.3)
+SHARES = (0.7, 0.45, 0.3)
 """Shares of the threshold that may be skipped, tried one after the other as long as it pays."""
 _NO_LIMIT = 1 << 60
 _LEAST_SIMILARITY = 1e-30
 _GROUP_COST = 0.5
 """Saving that one more walk promises for each place of a record, in multiply-adds: as measured, about 1.1 for
 the place, and 45 % of the groups."""
-_SCORE_COST = 40
-"""What the similarity of two short rows takes, in multiply-adds."""
-_TIMES_ALL, _PATIENCE = 2, 3_000_000
-"""How many times what computing everything takes at most, in multiply-adds, and how many more, may be spent."""
+_COLUMN_COST, _PLACE_COST, _SCORE_COST, _LISTED_COST, _SCAN_COST = 130.0, 1.6, 50.0, 5.0, 0.3
+"""What a query's column, a place of a record, a similarity, a candidate in a list and a sum that is looked at take,
+in multiply-adds: fitted to fourteen matrices, and within a fifth for all of them."""
+_ROW_COST, _NEIGHBOR_COST = 5_000, 1_000
+"""And what a query, and each of its neighbours, takes where everything is computed."""
 _BEFORE_LONG_LIST = 3
 """How often the best sums are settled before a list that is longer than the budget, which can then be skipped."""
 _FEW = 128
@@ -59,18 +63,19 @@ def search_rows(
     similarities: Float32Array,
     neighbors: Int64Array,
     computed: BoolArray,
+    patience: int,
 ) -> tuple[Int64Array, Int64Array, int]:
     """Improve the best k of query rows, in place, and set `computed` for those for which any similarity is computed.
 
     Returns multiply-adds, groups bounded and similarities; ticks by stage; and how many rows are answered.
 
     `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Not all rows
-    are answered where bounds, for those up to there, have spared nothing: to compute everything is quicker then.
+    are answered where bounds, for those up to there, have taken `patience` multiply-adds more than computing all.
     """
     longest = 0
     for row in range(indptr.size - 1):
         longest = max(longest, indptr[row + 1] - indptr[row])
-    scratch, everything = make_scratch(longest, index), 0
+    scratch, everything, columns_done = make_scratch(longest, index), 0.0, 0
     group_rows = rows_of_group(index.record_weights)
     begin(scratch.work)
     for row in range(indptr.size - 1):
@@ -88,7 +93,9 @@ def search_rows(
         )
         before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
-        everything += group_rows * unwalked(scratch, known)
+        everything += index.rows_each * unwalked(scratch, known)
+        everything += _ROW_COST + _NEIGHBOR_COST * query.neighbors.size
+        columns_done += known
         if known:
             likely = _likely_groups(
                 own, neighbors[max(row - 1, 0)], members.first, row_of, group_rows, scratch.candidates
@@ -97,16 +104,17 @@ def search_rows(
             _answer(index, members, query, known, scratch)
         computed[row] |= scratch.work[2] > before
         clear_query(query.columns, known, scratch)
-        if _costs(index, scratch) > _TIMES_ALL * everything + _PATIENCE:
+        if _costs(scratch) + _COLUMN_COST * columns_done > everything + patience:
             return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], row + 1
     return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], indptr.size - 1
 
 
 @uncounted
-def _costs(index: GroupIndex, scratch: Scratch) -> float:
-    """What has been done so far, in multiply-adds."""
-    added, bounded, scored = scratch.work[0], scratch.work[1], scratch.work[2]
-    return float(added + bounded * (_GROUP_COST * _group_places(index)) + scored * _SCORE_COST)
+def _costs(scratch: Scratch) -> float:
+    """What has been done so far, but for loading queries, in multiply-adds."""
+    work = scratch.work
+    found = _PLACE_COST * work[PLACES] + _SCORE_COST * work[2] + _LISTED_COST * work[LISTED]
+    return float(work[0] + found + _SCAN_COST * work[SCANNED])
 
 
 @uncounted

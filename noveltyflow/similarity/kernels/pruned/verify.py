@@ -8,7 +8,7 @@ from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import still_possible, threshold
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch, rows_of_group
-from noveltyflow.similarity.kernels.pruned.query import TABLE_UNIT, Scratch
+from noveltyflow.similarity.kernels.pruned.query import LISTED, PLACES, TABLE_UNIT, Scratch
 from noveltyflow.similarity.kernels.scoring import (
     MUCH_LONGER,
     SINGLE,
@@ -63,6 +63,7 @@ def settle(
         if similarities[-1] == -np.inf or starts[group + 1] - starts[group] > MUCH_LONGER * own_columns.size:
             bounds[:] = _UNKNOWN
         else:
+            scratch.work[PLACES] += starts[group + 1] - starts[group]
             _bound_members(
                 codes, lanes, starts[group], starts[group + 1], table, known_codes, products, bounds
             )
@@ -128,6 +129,7 @@ def settle_best(
 ) -> int:
     """Settle the candidates with the largest sums, as many as `best` holds; how many are still possible then."""
     sums, best, chosen = scratch.accumulators, scratch.best, 0
+    scratch.work[LISTED] += found
     for candidate in scratch.candidates[:found]:
         chosen = _keep_largest(sums, candidate, best, chosen)
     settle(index, members, query, best[:chosen], skipped, scratch)
