@@ -72,6 +72,7 @@ class Case:
 
 _GOV_200K = (Part("gov_1m.txt.gz", 200_000),)
 _GOV_100K = (Part("gov_100k.txt.gz"),)
+_TWEETFEED_100K = (Part("tweetfeed.csv.gz", 100_000),)
 _WORDS = FeatureSettings(analyzer="word", ngram_range=(1, 1))
 _SHORT_GRAMS = FeatureSettings(ngram_range=(2, 3))
 _SHAPES: tuple[Shape, ...] = ("one digit", "numbered", "disjoint", "common column", "short and long")
@@ -90,9 +91,11 @@ CASES = (
     Case("gov 100k, k = 100", _GOV_100K, k=100),
     Case("inject gov", (Part("inject_gov.csv.gz"),)),
     Case("hostnovel gov", (Part("hostnovel_gov.csv.gz"),)),
-    Case("tweetfeed 100k", (Part("tweetfeed.csv.gz", 100_000),)),
+    Case("tweetfeed 100k", _TWEETFEED_100K),
     Case("httpparams", (Part("httpparams.csv.gz"),)),
     Case("gov 200k, words", _GOV_200K, features=_WORDS),
+    Case("tweetfeed 100k, words, no idf", _TWEETFEED_100K, features=_WORDS, idf=False),
+    Case("tweetfeed 100k, words, k = 100", _TWEETFEED_100K, features=_WORDS, k=100),
     Case("gov 200k, k = 50", _GOV_200K, k=50, bar=10),
     Case(
         "gov 200k, k = 50, char 2-3 of //host/path, no idf",
