@@ -50,9 +50,9 @@ def cosine_kneighbors(
     Raises
     ------
     ValueError
-        If a matrix is not two-dimensional, real or finite, if a column number is out of range, if a row is
-        neither empty nor of unit norm (within 0.001), if the numbers of features differ, or if `n_neighbors` or
-        `n_jobs` is no integer or out of range.
+        If a matrix is not two-dimensional, real or finite, if its `indptr` or a column number is out of range, if
+        a row is neither empty nor of unit norm (within 0.001), if the numbers of features differ, or if
+        `n_neighbors` or `n_jobs` is no integer or out of range.
     """
     check_whole(n_neighbors, "n_neighbors")
     if n_neighbors < 1:

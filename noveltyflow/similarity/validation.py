@@ -13,6 +13,8 @@ from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array, I
 
 NORM_TOLERANCE = 1e-3
 """How far a row's norm may be from one; float32 rounding of a normalised row stays far below."""
+_PARTS = {"csr": "row", "csc": "column", "bsr": "block row"}
+"""What `indptr` divides in the formats that have one."""
 
 
 def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
@@ -21,8 +23,8 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
     Raises
     ------
     ValueError
-        If it is not two-dimensional, not real or not finite, if a column number is out of range, or a row is neither
-        empty nor of unit norm.
+        If it is not two-dimensional, not real or not finite, if a row's entries are not where `indptr` says, if a
+        column number is out of range, or a row is neither empty nor of unit norm.
     """
     from scipy.sparse import csr_matrix, issparse
 
@@ -38,6 +40,8 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
         raise ValueError(
             f"{name} has {matrix.shape[1]:,} columns; at most {np.iinfo(np.int32).max:,} can be numbered"
         )
+    if matrix.format in _PARTS:
+        _check_indptr(matrix, name)
     rows = csr_matrix(matrix, dtype=np.float32)
     _check_columns(rows, name)
     if not rows.has_canonical_format or not rows.data.all():
@@ -111,6 +115,20 @@ def _drop_unknown(indptr: Int64Array, places: Int32Array, weights: Float32Array)
         start, indptr[row + 1] = indptr[row + 1], kept
 
 
+def _check_indptr(matrix: CsrMatrix, name: str) -> None:
+    starts, ends = matrix.indptr[:-1], matrix.indptr[1:]
+    stored = min(len(matrix.indices), len(matrix.data))
+    wrong = (starts > ends) | (ends > stored)
+    wrong[:1] |= starts[:1] != 0
+    if not wrong.any():
+        return
+    part = int(np.argmax(wrong))
+    raise ValueError(
+        f"{_PARTS[matrix.format]} {part} of {name} has entries {starts[part]} to {ends[part]}, but indptr must begin "
+        f"with 0, never descend and end within the {stored} stored; build {name} anew"
+    )
+
+
 def _check_columns(rows: CsrMatrix, name: str) -> None:
     columns = rows.indices[: rows.nnz]
     if columns.min(initial=0) >= 0 and columns.max(initial=-1) < rows.shape[1]:
@@ -150,8 +168,8 @@ def row_norms(indptr: AnyArray, weights: Float32Array) -> Float64Array:
 
 
 def check_whole(number: object, name: str) -> None:
-    """Refuse what is no integer, with a ValueError."""
-    if not isinstance(number, Integral):
+    """Refuse what is no integer, and True and False, with a ValueError."""
+    if isinstance(number, bool) or not isinstance(number, Integral):
         raise ValueError(f"{name} must be a whole number, not {number!r}")
 
 

@@ -215,6 +215,18 @@ def test_columns_out_of_range_are_refused(column, own):
         cosine_kneighbors(X, Y=None if own else sp.csr_matrix((5, 3)))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize(("place", "start", "row"), [(0, 1, 0), (0, -1, 0), (3, 5, 3), (3, 1, 2), (5, 6, 4)])
+@pytest.mark.parametrize(("form", "part"), [("csr", "row"), ("csc", "column"), ("bsr", "block row")])
+def test_starts_of_rows_out_of_order_are_refused(dtype, place, start, row, form, part):
+    Y = sp.identity(5, dtype, format="csr").asformat(form)
+    Y.indptr[place] = start
+    with pytest.raises(
+        ValueError, match=rf"^{part} {row} of Y .* indptr must begin .* the 5 stored; build Y"
+    ):
+        cosine_kneighbors(sp.identity(5, format="csr"), Y=Y)
+
+
 def test_complex_weights_are_refused():
     with pytest.raises(ValueError, match=r"real weights, not complex128; take X\.real"):
         cosine_kneighbors(sp.identity(2, dtype=complex, format="csr"))
@@ -232,6 +244,13 @@ def test_bad_options_are_refused(options):
 def test_options_that_are_no_integers_are_refused(options):
     with pytest.raises(ValueError, match=r"n_(neighbors|jobs) must be a whole number, not '?2"):
         cosine_kneighbors(sp.identity(2, format="csr"), **options)
+
+
+@pytest.mark.parametrize("option", ["n_neighbors", "n_jobs"])
+@pytest.mark.parametrize("truth", [True, False])
+def test_true_and_false_are_no_numbers(option, truth):
+    with pytest.raises(ValueError, match=f"{option} must be a whole number, not {truth}"):
+        cosine_kneighbors(sp.identity(2, format="csr"), **{option: truth})
 
 
 def test_integers_of_numpy_are_taken():
