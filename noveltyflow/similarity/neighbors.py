@@ -10,13 +10,13 @@ from noveltyflow.similarity.kernels.base import PreparedBlock, TileKernel, TileS
 from noveltyflow.similarity.kernels.registry import get_kernel
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows, strip
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.similarity.validation import as_unit_rows, check_whole, count_threads, without_unused_columns
+from noveltyflow.similarity.validation import as_unit_rows, check_whole, count_threads, without_lonely_columns
 from noveltyflow.types import CsrMatrix, Float32Array, Int64Array
 
 QUERY_ROWS = 2048
 """Query rows of one call of the kernel: few enough to keep all threads busy to the end."""
 _MANY_COLUMNS = 1 << 22
-"""Columns from which on they are renumbered if most are empty: an index takes up to 20 bytes for each."""
+"""Columns from which on those that no pair of rows shares are left out: an index takes up to 20 bytes for each."""
 
 
 def cosine_kneighbors(
@@ -62,8 +62,8 @@ def cosine_kneighbors(
     others = queries if Y is None else as_unit_rows(Y, "Y")
     if queries.shape[1] != others.shape[1]:
         raise ValueError(f"X has {queries.shape[1]} features but Y has {others.shape[1]}")
-    if others.shape[1] > max(_MANY_COLUMNS, others.nnz):
-        queries, others = without_unused_columns(queries, others)
+    if others.shape[1] > max(_MANY_COLUMNS, max(queries.nnz, others.nnz) // 2):
+        queries, others = without_lonely_columns(queries, others)
     best, _ = search(
         queries, others, n_neighbors, get_kernel("auto"), threads=threads, exclude_self=Y is None
     )

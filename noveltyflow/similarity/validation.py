@@ -53,66 +53,84 @@ def as_unit_rows(matrix: CsrMatrix, name: str) -> CsrMatrix:
     return rows
 
 
-def without_unused_columns(queries: CsrMatrix, others: CsrMatrix) -> tuple[CsrMatrix, CsrMatrix]:
-    """The same rows with the columns that `others` has and no others, in their order; similarities stay the same.
+def without_lonely_columns(queries: CsrMatrix, others: CsrMatrix) -> tuple[CsrMatrix, CsrMatrix]:
+    """The same rows with the columns that a pair of them can share, in their order; similarities stay the same.
 
-    What an index takes for each column would be most of its memory where nearly all columns are empty. The new rows
-    take no more than new column numbers, and the queries' weights where some are left out.
+    What an index takes for each column would be most of its memory where nearly all are empty or have one row.
+    If less than half of the columns would go, everything stays as it is. The new rows take no more than the
+    numbers and weights of what is left, and only the numbers where that is all; they can be shorter than one.
     """
-    ordered = np.sort(others.indices[: others.nnz])
-    used = ordered[: _drop_repeated(ordered)].copy()
-    del ordered
-    narrowed = _with_columns(others, used)
-    return (narrowed if queries is others else _with_columns(queries, used)), narrowed
+    shared = _shared_columns(queries, others)
+    if 2 * shared.size > others.shape[1]:
+        return queries, others
+    narrowed = _with_columns(others, shared)
+    return (narrowed if queries is others else _with_columns(queries, shared)), narrowed
 
 
-def _with_columns(rows: CsrMatrix, used: Int32Array) -> CsrMatrix:
-    """Rows whose entries in the columns `used`, ascending, are renumbered by them, and the others left out."""
-    indptr, weights = rows.indptr.astype(np.int64), rows.data
-    places = _places_among(used, indptr, rows.indices)
-    if places.min(initial=0) < 0:
-        weights = weights[: places.size].copy()
-        _drop_unknown(indptr, places, weights)
-        places, weights = places[: indptr[-1]], weights[: indptr[-1]]
-    narrowed = type(rows)((weights[: places.size], places, indptr), shape=(rows.shape[0], used.size))
+def _shared_columns(queries: CsrMatrix, others: CsrMatrix) -> Int32Array:
+    """Columns, ascending, that two rows have, or a row of each where these are two matrices."""
+    if queries is others:
+        return _repeated(others.indices[: others.nnz], 2)
+    each = [_repeated(rows.indices[: rows.nnz], 1) for rows in (queries, others)]
+    return _repeated(np.concatenate(each), 2)
+
+
+def _repeated(numbers: Int32Array, times: int) -> Int32Array:
+    """The distinct numbers, ascending, that occur at least so many times."""
+    ordered = np.sort(numbers)
+    return ordered[: _keep_repeated(ordered, times)].copy()
+
+
+def _with_columns(rows: CsrMatrix, kept: Int32Array) -> CsrMatrix:
+    """Rows whose entries in the columns `kept`, ascending, are renumbered by them, and the others left out."""
+    indptr, weights = rows.indptr.astype(np.int64), rows.data[: rows.nnz]
+    places = np.empty(rows.nnz, np.int32)
+    _find_places(kept, indptr, rows.indices, places)
+    left = int(np.count_nonzero(places >= 0))
+    if left < places.size:
+        weights = np.empty(left, np.float32)
+        _drop_unknown(indptr, places, rows.data, weights)
+        places.resize(left, refcheck=False)
+    narrowed = type(rows)((weights, places, indptr), shape=(rows.shape[0], kept.size))
     narrowed.has_canonical_format = True
     return narrowed
 
 
 @numba.njit(nogil=True, cache=True)
-def _drop_repeated(ordered: Int32Array) -> int:
-    """Move the distinct ones of some ascending numbers to the front, in place; returns how many there are."""
-    found = 0
+def _keep_repeated(ordered: Int32Array, times: int) -> int:
+    """Move the distinct ones of ascending numbers that occur `times` to the front, in place; returns how many."""
+    found = run = 0
+    last = np.int32(-1)
     for number in ordered:
-        if found == 0 or ordered[found - 1] != number:
+        run = run + 1 if run > 0 and number == last else 1
+        last = number
+        if run == times:
             ordered[found] = number
             found += 1
     return found
 
 
 @numba.njit(nogil=True, cache=True)
-def _places_among(used: Int32Array, indptr: Int64Array, columns: Int32Array) -> Int32Array:
-    """Where each entry's column stands among `used`, or -1; both ascend, the columns within each row."""
-    places = np.empty(indptr[-1], np.int32)
+def _find_places(kept: Int32Array, indptr: Int64Array, columns: Int32Array, places: Int32Array) -> None:
+    """Write where each entry's column stands among `kept`, or -1; both ascend, the columns within each row."""
     for row in range(indptr.size - 1):
         first = 0
         for entry in range(indptr[row], indptr[row + 1]):
-            first += count_below(used[first:], columns[entry])
-            known = first < used.size and used[first] == columns[entry]
+            first += count_below(kept[first:], columns[entry])
+            known = first < kept.size and kept[first] == columns[entry]
             places[entry] = first if known else -1
-    return places
 
 
 @numba.njit(nogil=True, cache=True)
-def _drop_unknown(indptr: Int64Array, places: Int32Array, weights: Float32Array) -> None:
-    """Leave out the entries without a place, all in place; what stands behind the last entry has no meaning."""
-    start = kept = 0
+def _drop_unknown(indptr: Int64Array, places: Int32Array, weights: Float32Array, kept: Float32Array) -> None:
+    """Move places to the front, in place, where there is one, and their weights to `kept`; `indptr` follows."""
+    start = found = 0
     for row in range(indptr.size - 1):
         for entry in range(start, indptr[row + 1]):
             if places[entry] >= 0:
-                places[kept], weights[kept] = places[entry], weights[entry]
-                kept += 1
-        start, indptr[row + 1] = indptr[row + 1], kept
+                places[found], kept[found] = places[entry], weights[entry]
+                found += 1
+        start, indptr[row + 1] = indptr[row + 1], found
 
 
 def _check_indptr(matrix: CsrMatrix, name: str) -> None:

@@ -12,7 +12,7 @@ from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.exhaustive import SLAB_ROWS
 from noveltyflow.similarity.neighbors import cosine_kneighbors, search
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.similarity.validation import as_unit_rows, without_unused_columns
+from noveltyflow.similarity.validation import as_unit_rows, without_lonely_columns
 from noveltyflow.testing.compare import brute_force_rows
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
 from noveltyflow.testing.naive import naive_kneighbors
@@ -153,6 +153,19 @@ def test_very_many_empty_columns_change_nothing(shape, data, n_neighbors, seed):
     )
 
 
+@every_shape
+@settings(max_examples=20, deadline=None)
+@given(st.data(), st.integers(1, 20))
+def test_columns_of_single_rows_change_nothing_and_are_not_searched(shape, data, n_neighbors):
+    narrow = data.draw(unit_matrices(shape))
+    X = unit_rows(sp.hstack([sp.identity(narrow.shape[0]), narrow]).toarray())
+    X.resize((X.shape[0], 1 << 23))
+    Y = X[X.shape[0] // 2 :]
+    assert_identical(cosine_kneighbors(X, n_neighbors), naive_kneighbors(X, n_neighbors))
+    assert_identical(cosine_kneighbors(X, n_neighbors, Y=Y), naive_kneighbors(X, n_neighbors, Y))
+    assert without_lonely_columns(X, X)[1].shape[1] <= narrow.shape[1]
+
+
 @pytest.mark.parametrize("own", [True, False])
 def test_renumbering_columns_takes_no_more_than_their_numbers_and_what_is_left(own):
     """Beside a sorted copy of the others' column numbers, a third of which the queries do not have."""
@@ -166,12 +179,12 @@ def test_renumbering_columns_takes_no_more_than_their_numbers_and_what_is_left(o
     queries = (
         X if own else sp.csr_matrix((X.data, np.where(columns > used[1_000], columns, 7), X.indptr), whole)
     )
-    without_unused_columns(queries[:2], X[:2])  # compiles
+    without_lonely_columns(queries[:2], X[:2])  # compiles
     tracemalloc.start()
-    narrowed, others = without_unused_columns(queries, X)
+    narrowed, others = without_lonely_columns(queries, X)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert others.shape[1] == used.size
+    assert others.shape[1] == np.intersect1d(queries.indices, columns).size
     assert narrowed.shape == others.shape
     assert peak <= (4 + 4 if own else 4 + 4 + 4) * X.nnz + 200_000
 

@@ -112,7 +112,7 @@ class TileKernel(Protocol):
     """Computes tiles on one kind of processor.
 
     Both blocks are CSR matrices of float32 with sorted column numbers and no stored zeros, whose rows
-    have unit norm or are empty. Everything stays on the host at this seam.
+    have at most unit norm (within 0.001). Everything stays on the host at this seam.
     """
 
     @property
