@@ -11,7 +11,7 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
-from noveltyflow.similarity.kernels.dense.search import batch_bytes
+from noveltyflow.similarity.kernels.dense.search import MOST_QUERIES, batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import (
@@ -38,7 +38,7 @@ ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
 _GIVEN_UP = 32
-"""Query rows for which everything is computed after one for which bounds have not paid."""
+"""Query rows for which everything is computed after one for which bounds have not paid; a batch, if it is one."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -295,8 +295,9 @@ class _Tile:
     def bounded(self, part: IndexedPart) -> tuple[TileStats, Int64Array]:
         """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
         work, left = TileStats(), [np.empty(0, np.int64)]
+        first = MOST_QUERIES if isinstance(part.index, DenseIndex) else _GIVEN_UP
         for rows, fits in self._runs(part):
-            start, given_up = rows.start, _GIVEN_UP if fits else rows.n_rows
+            start, given_up = rows.start, first if fits else rows.n_rows
             while start < rows.stop:
                 if fits:
                     some, answered = self._search(Block(0, start, rows.stop), part)

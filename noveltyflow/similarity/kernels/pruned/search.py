@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
+from noveltyflow.similarity.kernels.effort import allowance
 from noveltyflow.similarity.kernels.pruned.accumulate import (
     collect,
     largest,
@@ -37,8 +38,6 @@ _GROUP_COST = 0.5
 the place, and 45 % of the groups."""
 _SCORE_COST = 40
 """What the similarity of two short rows takes, in multiply-adds."""
-_TIMES_ALL, _PATIENCE = 2, 3_000_000
-"""How many times what computing everything takes at most, in multiply-adds, and how many more, may be spent."""
 _BEFORE_LONG_LIST = 3
 """How often the best sums are settled before a list that is longer than the budget, which can then be skipped."""
 _FEW = 128
@@ -97,7 +96,7 @@ def search_rows(
             _answer(index, members, query, known, scratch)
         computed[row] |= scratch.work[2] > before
         clear_query(query.columns, known, scratch)
-        if _costs(index, scratch) > _TIMES_ALL * everything + _PATIENCE:
+        if _costs(index, scratch) > allowance(everything):
             return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], row + 1
     return scratch.work[:3], scratch.work[SEEDING : VERIFYING + 1], indptr.size - 1
 
