@@ -15,7 +15,7 @@ _QUICK = 1000
 """A quick run divides numbers of rows by this."""
 _QUICK_ROWS = 300
 
-Shape = Literal["one digit", "numbered", "disjoint", "common column", "short and long"]
+Shape = Literal["one digit", "numbered", "disjoint", "common column", "short and long", "nearly tied"]
 
 
 @dataclass(frozen=True)
@@ -107,6 +107,7 @@ CASES = (
         bar=5,
     ),
     *(Case(f"shape: {shape}", shape, idf=False) for shape in _SHAPES),
+    Case("shape: nearly tied", "nearly tied", rows=20_000, idf=False),
     *(
         Case(f"{GROWTH}: gov {rows // 1000}k", (Part("gov_1m.txt.gz", rows),), bar=None)
         for rows in (50_000, 100_000, 200_000, 400_000, 800_000)

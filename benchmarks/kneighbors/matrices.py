@@ -130,6 +130,20 @@ def _short_and_long(case: Case, rng: np.random.Generator) -> CsrMatrix:
     return _unit_rows(rows, rng, case)
 
 
+def _nearly_tied(case: Case, rng: np.random.Generator) -> CsrMatrix:
+    """One column has nearly all weight of every row; sixty others, each in about 40 rows, hardly tell rows apart."""
+    light, each = 0.03, 60
+    others = 1 + np.sort(rng.integers(case.rows * each // 40, size=(case.rows, each)), axis=1)
+    weights = 0.5 + rng.random((case.rows, each))
+    weights *= light / np.linalg.norm(weights, axis=1, keepdims=True)
+    columns = np.hstack([np.zeros((case.rows, 1), np.int64), others])
+    data = np.hstack([np.full((case.rows, 1), (1 - light**2) ** 0.5), weights]).astype(np.float32)
+    indptr = np.arange(case.rows + 1) * (each + 1)
+    matrix = sp.csr_matrix((data.ravel(), columns.ravel(), indptr), (case.rows, case.features.n_features))
+    matrix.sum_duplicates()
+    return matrix
+
+
 def _unit_rows(
     rows: list[np.ndarray[tuple[int], np.dtype[np.int64]]], rng: np.random.Generator, case: Case
 ) -> CsrMatrix:
@@ -148,4 +162,5 @@ _SHAPES: dict[Shape, Callable[[Case, np.random.Generator], CsrMatrix]] = {
     "disjoint": _disjoint,
     "common column": _common_column,
     "short and long": _short_and_long,
+    "nearly tied": _nearly_tied,
 }

@@ -74,6 +74,7 @@ HARD = {
     "disjoint": lambda n: as_unit_rows(sp.identity(n, dtype=np.float32, format="csr"), "X"),
     "common column": lambda n: common_column(n),
     "tied": lambda n: tied(n, 1),
+    "nearly tied": lambda n: nearly_tied(n),
     "one and many": lambda n: one_and_many(n, 20_000),
 }
 
@@ -85,6 +86,15 @@ def common_column(rows):
     indptr = np.cumsum([0, *map(len, columns)])
     counts = sp.csr_matrix((rng.integers(1, 4, size=indptr[-1]), np.concatenate(columns), indptr))
     return as_unit_rows(sp.diags(1 / scipy.sparse.linalg.norm(counts, axis=1)) @ counts, "X")
+
+
+def nearly_tied(rows):
+    """One column has nearly all weight of every row; some sixty of many others hardly tell rows apart."""
+    light = 0.03
+    others = sp.random(rows, 3 * rows // 2, density=40 / rows, random_state=0, format="csr", dtype=np.float32)
+    scaled = sp.diags(light / scipy.sparse.linalg.norm(others, axis=1)) @ others
+    heavy = np.full((rows, 1), (1 - light**2) ** 0.5)
+    return as_unit_rows(sp.hstack([heavy, scaled], "csr", dtype=np.float32), "X")
 
 
 def one_and_many(rows, columns):

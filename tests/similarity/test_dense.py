@@ -81,6 +81,15 @@ def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
     assert_equals_exhaustive(X, 5, kernel)
 
 
+def test_head_columns_are_counted_in_equal_rows_too():
+    X = text_matrix(url_texts(np.random.default_rng(10), 200), ngram_range=(2, 3), n_features=1 << 12)
+    X = X[np.repeat(np.arange(200), np.arange(200) % 4)]
+    dense = indexed(dense_share=-1.0).prepare(X).parts[0].index
+    frequency = np.bincount(X.indices, minlength=X.shape[1])
+    head = np.flatnonzero(dense.column_of >= 0)
+    np.testing.assert_array_equal(dense.of_head[dense.column_of[head], 1], frequency[head])
+
+
 def rows_of_two_lengths(long, short):
     """`long` rows of all 80,000 columns, then `short` rows of 1,500 of the last 12,000."""
     rng = np.random.default_rng(7)

@@ -11,7 +11,7 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
-from noveltyflow.similarity.kernels.dense.search import batch_bytes
+from noveltyflow.similarity.kernels.dense.search import MOST_QUERIES, batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import (
@@ -40,7 +40,7 @@ ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
 _GIVEN_UP = 32
-"""Query rows for which everything is computed after one for which bounds have not paid."""
+"""Query rows for which everything is computed after one for which bounds have not paid; a batch, if it is one."""
 _PATIENCE, _LISTING = 200_000, 8
 """Multiply-adds that bounds may take beyond what computing everything does; and, for each non-zero of the candidates,
 what making the lists takes that are needed then, which is put off as long."""
@@ -301,8 +301,9 @@ class _Tile:
         """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
         work, left = TileStats(), [np.empty(0, np.int64)]
         patience = _PATIENCE + _LISTING * part.index.columns.size
+        first = MOST_QUERIES if isinstance(part.index, DenseIndex) else _GIVEN_UP
         for rows, fits in self._runs(part):
-            start, given_up = rows.start, _GIVEN_UP if fits else rows.n_rows
+            start, given_up = rows.start, first if fits else rows.n_rows
             while start < rows.stop:
                 if fits:
                     some, answered = self._search(Block(0, start, rows.stop), part, patience)
@@ -348,7 +349,7 @@ class _Tile:
             best.similarities,
             best.indices,
             self.computed[rows.start : rows.stop],
-            *([patience] if isinstance(part.index, GroupIndex) else []),
+            patience,
         )
         times = _by_stage(time.perf_counter_ns() - began, ticks)
         return TileStats(0, *work.tolist()) + times, answered

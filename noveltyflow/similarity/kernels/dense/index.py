@@ -38,17 +38,17 @@ class DenseIndex(NamedTuple):
 
     `column_of` int32 (n_features,): number of a head column, -2 - number of a tail column, -1 where no row has
     it; `head` uint8 (g * h * 32,): levels by group, head column and row; `largest` uint8 (ceil(g / 32) * h * 32,):
-    the largest level of each group, by group of groups, column and group; `slack` float32 (h,): by how much, on
-    average, that is more than a row's level; `tail_starts` int64 (s * t + 1,) and
-    `tail` uint32: postings by slab and column, row in the slab << 8 | level; `row_starts`, `row_ends` int64 (m,):
-    where the entries of a distinct row stand in `columns` and `weights`, which are those of the block;
-    `largest_norm`: largest Euclidean norm of the levels of a row.
+    the largest level of each group, by group of groups, column and group; `of_head` float32 (h, 2): by how much, on
+    average, that is more than a row's level, and how many rows have the column, equal ones counted each;
+    `tail_starts` int64 (s * t + 1,) and `tail` uint32: postings by slab and column, row in the slab << 8 | level;
+    `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row stand in `columns` and `weights`, which
+    are those of the block; `largest_norm`: largest Euclidean norm of the levels of a row.
     """
 
     column_of: Int32Array
     head: AnyArray
     largest: AnyArray
-    slack: Float32Array
+    of_head: Float32Array
     tail_starts: Int64Array
     tail: AnyArray
     n_head: int
@@ -76,10 +76,11 @@ class DenseIndex(NamedTuple):
         largest = np.zeros(-(-n_groups // GROUP_ROWS) * n_head * GROUP_ROWS, np.uint8)
         # Two slots further on, so that filling moves each start to its own place and no copy is needed.
         tail_starts = np.zeros(n_slabs * n_tail + 2, np.int64)
-        slack = np.zeros(n_head, np.float32)
+        of_head = np.zeros((n_head, 2), np.float32)
         norm = _fill_head(
             starts,
             ends,
+            distinct.member_starts,
             block.indices,
             block.data,
             column_of,
@@ -87,7 +88,7 @@ class DenseIndex(NamedTuple):
             n_tail,
             head,
             largest,
-            slack,
+            of_head,
             tail_starts,
         )
         np.cumsum(tail_starts, out=tail_starts)
@@ -97,7 +98,7 @@ class DenseIndex(NamedTuple):
             column_of,
             head,
             largest,
-            slack,
+            of_head,
             tail_starts[:-1],
             tail,
             n_head,
@@ -112,7 +113,7 @@ class DenseIndex(NamedTuple):
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays beside the rows themselves."""
-        own = (self.column_of, self.head, self.largest, self.slack, self.tail_starts, self.tail)
+        own = (self.column_of, self.head, self.largest, self.of_head, self.tail_starts, self.tail)
         return sum(part.nbytes for part in (*own, self.row_starts, self.row_ends))
 
 
@@ -169,6 +170,7 @@ def _share_of_squares(
 def _fill_head(
     starts: Int64Array,
     ends: Int64Array,
+    member_starts: Int64Array,
     columns: Int32Array,
     weights: Float32Array,
     column_of: Int32Array,
@@ -176,10 +178,13 @@ def _fill_head(
     n_tail: int,
     head: AnyArray,
     largest: AnyArray,
-    slack: Float32Array,
+    of_head: Float32Array,
     tail_starts: Int64Array,
 ) -> float:
-    """Write the levels of frequent columns, and count the others; returns the largest norm of a row's levels."""
+    """Write the levels of frequent columns, count their rows, and the entries of others.
+
+    Returns the largest norm of a row's levels.
+    """
     norm, levels = 0.0, np.zeros(n_head, np.float64)
     for row in range(starts.size):
         group, lane = row // GROUP_ROWS, row % GROUP_ROWS
@@ -193,15 +198,16 @@ def _fill_head(
             if number >= 0:
                 head[(group * n_head + number) * GROUP_ROWS + lane] = np.uint8(level)
                 levels[number] += level
+                of_head[number, 1] += member_starts[row + 1] - member_starts[row]
                 slot = (above * n_head + number) * GROUP_ROWS + group_lane
                 largest[slot] = max(largest[slot], np.uint8(level))
             else:
                 tail_starts[slab * n_tail + (-2 - number) + 2] += 1
         norm = max(norm, squares)
     for slot in range(largest.size):
-        slack[slot // GROUP_ROWS % n_head] += largest[slot] * GROUP_ROWS
+        of_head[slot // GROUP_ROWS % n_head, 0] += largest[slot] * GROUP_ROWS
     for number in range(n_head):
-        slack[number] = (slack[number] - levels[number]) / max(1, starts.size)
+        of_head[number, 0] = (of_head[number, 0] - levels[number]) / max(1, starts.size)
     return float(np.sqrt(norm))
 
 

@@ -16,6 +16,7 @@ from noveltyflow.similarity.kernels.dense.index import (
     DenseIndex,
 )
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
+from noveltyflow.similarity.kernels.effort import NEIGHBOR_COST, ROW_COST
 from noveltyflow.similarity.kernels.scoring import (
     SINGLE,
     Members,
@@ -31,10 +32,12 @@ from noveltyflow.similarity.kernels.scoring import (
 from noveltyflow.similarity.kernels.ticks import ACCUMULATING, SEEDING, VERIFYING, WORK_SLOTS, begin, spent
 from noveltyflow.types import AnyArray, BoolArray, Float32Array, Int32Array, Int64Array
 
-_MOST_QUERIES, _LEAST_QUERIES, _BATCH_COLUMNS = 256, 64, 1 << 18
+MOST_QUERIES, _LEAST_QUERIES, _BATCH_COLUMNS = 256, 64, 1 << 18
 """Query rows that go through a slab together, at most and at least, and columns of all of them between the two."""
 _MOST = 65_535.0
 _BUCKETS = 256
+_PRODUCT_COST, _CANDIDATE_COST = 0.1, 20
+"""What a product in the head takes, and listing a candidate and beginning its similarity, in multiply-adds."""
 
 
 class Batch(NamedTuple):
@@ -78,14 +81,14 @@ class Batch(NamedTuple):
 def batch_bytes(longest_row: int) -> int:
     """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
     columns = 14 * max(_BATCH_COLUMNS, _LEAST_QUERIES * longest_row)
-    sums = _MOST_QUERIES * (2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40)
+    sums = MOST_QUERIES * (2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40)
     return columns + sums + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
 
 
 @numba.njit(nogil=True, cache=True)
 def _make_batch(longest_query: int) -> Batch:
     width = longest_query
-    most = min(_MOST_QUERIES, max(_LEAST_QUERIES, _BATCH_COLUMNS // max(1, width)))
+    most = min(MOST_QUERIES, max(_LEAST_QUERIES, _BATCH_COLUMNS // max(1, width)))
     return Batch(
         np.zeros(most * width, HEAD_NUMBER),
         np.zeros(most * width, np.uint16),
@@ -122,13 +125,16 @@ def search_rows(
     similarities: Float32Array,
     neighbors: Int64Array,
     computed: BoolArray,
+    patience: int,
 ) -> tuple[Int64Array, Int64Array, int]:
     """Improve the best k of query rows, in place, and set `computed` for those for which any similarity is computed.
 
     Returns products, candidates and similarities; ticks by stage, where loading queries is seeding, bounding is
-    accumulating, and listing what is left and computing it are verifying; and how many rows are answered: all.
+    accumulating, and listing what is left and computing it are verifying; and how many rows are answered.
 
-    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block.
+    `own_offset` is the block's row that is query row 0, or so small that no query stands in the block. Where sums of
+    levels, up to some batch, have taken `patience` multiply-adds more than computing everything, as of rows that are
+    nearly equally similar, neither its rows nor later ones are answered.
     """
     longest_query = 0
     for row in range(indptr.size - 1):
@@ -136,10 +142,12 @@ def search_rows(
     batch = _make_batch(longest_query)
     n_slabs = -(-index.row_starts.size // SLAB_ROWS)
     most = batch.least.size
+    everything, tails, scoring = 0, 0, 0
     begin(batch.work)
     for start in range(0, indptr.size - 1, most):
         stop = min(start + most, indptr.size - 1)
-        _load(indptr[start : stop + 1], columns, weights, index, batch)
+        everything += _load(indptr[start : stop + 1], columns, weights, index, batch)
+        everything += (stop - start) * (ROW_COST + NEIGHBOR_COST * similarities.shape[1])
         spent(batch.work, SEEDING)
         near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
         for step in range(2 * n_slabs):
@@ -147,9 +155,13 @@ def search_rows(
             slab = near + (step + 1) // 2 if step % 2 else near - step // 2
             if not 0 <= slab < n_slabs or (step == 0) != (slab == near):
                 continue
+            products = batch.work[0]
             _sum_tails(index, slab, stop - start, batch)
+            tails += batch.work[0] - products
             _sum_heads(index, slab, stop - start, similarities[start:stop], batch)
             spent(batch.work, ACCUMULATING)
+            heads = batch.work[0] - tails
+            most_scoring = everything + patience - _PRODUCT_COST * heads
             for row in range(start, stop):
                 own = row + own_offset if 0 <= row + own_offset < row_of.size else -1
                 entries = slice(indptr[row], indptr[row + 1])
@@ -164,17 +176,25 @@ def search_rows(
                     neighbors,
                 )
                 before = batch.work[2]
-                _answer(index, members, query, slab, row - start, batch)
+                scoring += _answer(index, members, query, slab, row - start, batch)
                 computed[row] |= batch.work[2] > before
+                if scoring > most_scoring:
+                    break
             spent(batch.work, VERIFYING)
+            if scoring > most_scoring:
+                return batch.work[:3], batch.work[SEEDING : VERIFYING + 1], start
     return batch.work[:3], batch.work[SEEDING : VERIFYING + 1], indptr.size - 1
 
 
 @numba.njit(nogil=True, cache=True)
 def _load(
     indptr: Int64Array, columns: Int32Array, weights: Float32Array, index: DenseIndex, batch: Batch
-) -> None:
-    """Levels of the queries, as high as keeps every sum of products within 16 bits, by Cauchy-Schwarz."""
+) -> int:
+    """Levels of the queries, as high as keeps every sum of products within 16 bits, by Cauchy-Schwarz.
+
+    Returns how many multiply-adds their head columns take with all rows.
+    """
+    everything = 0
     for query in range(indptr.size - 1):
         start, stop = indptr[query], indptr[query + 1]
         squares = 0.0
@@ -184,9 +204,8 @@ def _load(
         room = _MOST / max(index.largest_norm, 1.0) - np.sqrt(stop - start) - 1.0
         levels = min(room / max(np.sqrt(squares), 1e-30), LEVELS * 1.06)
         batch.scale[query] = levels * LEVELS
-        _split_columns(
-            columns[start:stop], weights[start:stop], levels, query, index.column_of, index.slack, batch
-        )
+        everything += _split_columns(columns[start:stop], weights[start:stop], levels, query, index, batch)
+    return everything
 
 
 @numba.njit(nogil=True, cache=True)
@@ -195,23 +214,27 @@ def _split_columns(
     weights: Float32Array,
     levels: float,
     query: int,
-    column_of: Int32Array,
-    slack: Float32Array,
+    index: DenseIndex,
     batch: Batch,
-) -> None:
-    """Write a query's levels: in head columns that take more than the mean from its bounds, others, and the tail."""
+) -> int:
+    """Write a query's levels: in head columns that take more than the mean from its bounds, others, and the tail.
+
+    Returns how many rows have its head columns, summed.
+    """
+    column_of, of_head, everything = index.column_of, index.of_head, 0
     total, heads, tails, base = 0.0, 0, 0, query * batch.width
     for place in range(columns.size):
         number = column_of[columns[place]]
         if number >= 0:
-            total += np.float64(weights[place]) * slack[number]
+            total += np.float64(weights[place]) * of_head[number, 0]
+            everything += int(of_head[number, 1])
             heads += 1
     least, first, last = total / max(1, heads), base, base + batch.width
     for place in range(columns.size):
         number, weight = column_of[columns[place]], np.float64(weights[place])
         level = np.uint16(np.ceil(weight * levels))
         if number >= 0:
-            if weight * slack[number] >= least:
+            if weight * of_head[number, 0] >= least:
                 slot = first
                 first += 1
             else:
@@ -222,6 +245,7 @@ def _split_columns(
             batch.tail_columns[base + tails], batch.tail_factors[base + tails] = -2 - number, level
             tails += 1
     batch.n_first[query], batch.n_heads[query], batch.n_tails[query] = first - base, heads, tails
+    return everything
 
 
 @numba.njit(nogil=True, cache=True)
@@ -316,20 +340,24 @@ def _bound_groups(index: DenseIndex, slab: int, above: int, query: int, batch: B
 
 
 @numba.njit(nogil=True, cache=True)
-def _answer(index: DenseIndex, members: Members, query: Query, slab: int, number: int, batch: Batch) -> None:
-    """Compute the similarities to the rows of a slab that can be among the query's best, likely ones first."""
+def _answer(index: DenseIndex, members: Members, query: Query, slab: int, number: int, batch: Batch) -> int:
+    """Compute the similarities to the rows of a slab that can be among the query's best, likely ones first.
+
+    Returns what that takes, in multiply-adds.
+    """
     similarities, scale = query.similarities, batch.scale[number]
     if not np.any(batch.bounds[number]):
-        return
+        return 0
     likely = max(_likely_sum(batch.bounds[number], similarities.size), batch.least[number])
     batch.work[3] = enter_columns(query.columns, query.weights, batch.keys, batch.values, batch.left_out)
     found = _collect(index, slab, number, likely, 1 << 16, batch)
-    _score_rows(index, members, query, slab, number, found, batch)
+    cost = _score_rows(index, members, query, slab, number, found, batch)
     least = _least_sum(similarities[-1], scale)
     if least < likely:
         found = _collect(index, slab, number, least, likely, batch)
-        _score_rows(index, members, query, slab, number, found, batch)
+        cost += _score_rows(index, members, query, slab, number, found, batch)
     leave_columns(query.columns, batch.keys)
+    return cost
 
 
 @numba.njit(nogil=True, cache=True)
@@ -349,14 +377,15 @@ def _likely_sum(bounds: AnyArray, n_neighbors: int) -> int:
 @numba.njit(nogil=True, cache=True)
 def _score_rows(
     index: DenseIndex, members: Members, query: Query, slab: int, number: int, found: int, batch: Batch
-) -> None:
+) -> int:
+    """Compute the similarities to listed rows while they can be among the best; returns what that takes."""
     rows, sums, scale = batch.sorted_rows, batch.sums, batch.scale[number]
     similarities = query.similarities
     keys, values, left_out = batch.keys, batch.values, batch.left_out[: batch.work[3]]
     row_starts, row_ends, columns, weights = index.row_starts, index.row_ends, index.columns, index.weights
     own_columns, own_weights = query.columns, query.weights
     batch.work[1] += found
-    base, first = number * SLAB_ROWS, slab * SLAB_ROWS
+    base, first, cost = number * SLAB_ROWS, slab * SLAB_ROWS, found * _CANDIDATE_COST
     for place in range(found):
         row = rows[place]
         if sums[base + row] < _least_sum(similarities[-1], scale):
@@ -364,11 +393,13 @@ def _score_rows(
         if is_known(first + row, members, query):
             continue
         batch.work[2] += 1
+        cost += row_ends[first + row] - row_starts[first + row]
         entries = slice(row_starts[first + row], row_ends[first + row])
         similarity = score(
             own_columns, own_weights, columns[entries], weights[entries], keys, values, left_out
         )
         insert_members(similarity, first + row, members, query)
+    return cost
 
 
 @numba.njit(nogil=True, cache=True)

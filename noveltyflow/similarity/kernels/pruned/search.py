@@ -6,6 +6,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
+from noveltyflow.similarity.kernels.effort import NEIGHBOR_COST, ROW_COST
 from noveltyflow.similarity.kernels.pruned.accumulate import (
     collect,
     largest,
@@ -41,8 +42,6 @@ the place, and 45 % of the groups."""
 _COLUMN_COST, _PLACE_COST, _SCORE_COST, _LISTED_COST, _SCAN_COST = 130.0, 1.6, 50.0, 5.0, 0.3
 """What a query's column, a place of a record, a similarity, a candidate in a list and a sum that is looked at take,
 in multiply-adds: fitted to fourteen matrices, and within a fifth for all of them."""
-_ROW_COST, _NEIGHBOR_COST = 5_000, 1_000
-"""And what a query, and each of its neighbours, takes where everything is computed."""
 _BEFORE_LONG_LIST = 3
 """How often the best sums are settled before a list that is longer than the budget, which can then be skipped."""
 _FEW = 128
@@ -94,7 +93,7 @@ def search_rows(
         before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
         everything += index.rows_each * unwalked(scratch, known)
-        everything += _ROW_COST + _NEIGHBOR_COST * query.neighbors.size
+        everything += ROW_COST + NEIGHBOR_COST * query.neighbors.size
         columns_done += known
         if known:
             likely = _likely_groups(
