@@ -9,7 +9,8 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.scoring import count_below
-from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Float64Array, Int32Array, Int64Array
+from noveltyflow.similarity.norms import row_norms
+from noveltyflow.types import CsrMatrix, Float32Array, Int32Array, Int64Array
 
 NORM_TOLERANCE = 1e-3
 """How far a row's norm may be from one; float32 rounding of a normalised row stays far below."""
@@ -171,18 +172,6 @@ def _check_norms(rows: CsrMatrix, name: str) -> None:
         f"row {row} of {name} has norm {norms[row]:.6g}, but rows must have unit norm or be empty; "
         f"use sklearn.preprocessing.normalize({name})"
     )
-
-
-@numba.njit(nogil=True, cache=True)
-def row_norms(indptr: AnyArray, weights: Float32Array) -> Float64Array:
-    """Euclidean norm of every row of a CSR matrix, in float64."""
-    norms = np.empty(indptr.size - 1, np.float64)
-    for row in range(norms.size):
-        total = 0.0
-        for place in range(indptr[row], indptr[row + 1]):
-            total += np.float64(weights[place]) ** 2
-        norms[row] = np.sqrt(total)
-    return norms
 
 
 def check_whole(number: object, name: str) -> None:

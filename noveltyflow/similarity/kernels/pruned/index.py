@@ -18,6 +18,7 @@ from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.filling import PACKED, fill
 from noveltyflow.similarity.kernels.pruned.lanes import LANES
 from noveltyflow.similarity.kernels.pruned.lists import Rows, rank_columns, transpose
+from noveltyflow.similarity.norms import row_norms
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
 LEAST_GROUP, MOST_GROUP = min(PACKED), max(PACKED)
@@ -88,7 +89,7 @@ class GroupIndex(NamedTuple):
         lists = transpose(rows, block.shape[1], threads)
         rank = np.full(block.shape[1], -1, np.int32)
         ranked = rank_columns(lists.starts, rank)
-        norm = largest_norm(indptr, block.data) * ROUND_UP
+        norm = float(row_norms(indptr, block.data).max(initial=0.0)) * ROUND_UP
         filled = fill(ranked, lists, -(-begins.size // group_rows), group_rows, norm, threads)
         copies = block.nnz / max(1, lists.entries.size)
         rows_each = copies * _rows_each(lists.starts, ranked, filled.list_starts)
@@ -135,19 +136,8 @@ def rows_in_group(block: CsrMatrix, distinct: Distinct, most_different: float) -
     begins = np.unique(np.linspace(0, max(0, first.size - MOST_GROUP), _SAMPLED, dtype=np.int64))
     entries, different = 0, 0
     for begin in begins:
-        rows = first[begin : begin + MOST_GROUP]
-        columns = block[rows].indices
-        entries, different = entries + columns.size, different + np.unique(columns).size
+        rows = [slice(*block.indptr[row : row + 2]) for row in first[begin : begin + MOST_GROUP]]
+        columns = np.sort(np.concatenate([block.indices[row] for row in rows]))
+        entries += columns.size
+        different += int(np.count_nonzero(columns[1:] != columns[:-1])) + min(1, columns.size)
     return LEAST_GROUP if different > most_different * entries else MOST_GROUP
-
-
-@numba.njit(nogil=True, cache=True)
-def largest_norm(indptr: Int64Array, weights: Float32Array) -> float:
-    """Largest Euclidean norm of a row."""
-    largest = 0.0
-    for row in range(indptr.size - 1):
-        total = 0.0
-        for place in range(indptr[row], indptr[row + 1]):
-            total += np.float64(weights[place]) ** 2
-        largest = max(largest, total)
-    return float(np.sqrt(largest))
