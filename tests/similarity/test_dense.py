@@ -18,7 +18,7 @@ from similarity.hard import (
 
 from noveltyflow.similarity.kernels import cpu
 from noveltyflow.similarity.kernels.dense import index
-from noveltyflow.similarity.kernels.dense.index import SLAB_ROWS, DenseIndex
+from noveltyflow.similarity.kernels.dense.index import LONGEST_ROW, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.validation import as_unit_rows
 from noveltyflow.testing.matrices import SHAPES, unit_rows
@@ -73,6 +73,33 @@ def test_a_few_long_rows_take_the_dense_index_from_no_other():
     assert_equals_exhaustive(X, 10, kernel, query_rows=190)
 
 
+def random_unit_rows(rng, lengths, most, n_features):
+    """Rows of so many of the first `most` columns, drawn at random."""
+    columns = np.concatenate([np.sort(rng.choice(most, length, replace=False)) for length in lengths])
+    indptr = np.append(0, np.cumsum(lengths))
+    weights = rng.random(indptr[-1]) + 0.1
+    norms = np.sqrt(np.add.reduceat(weights**2, indptr[:-1]))
+    return sp.csr_matrix((weights / np.repeat(norms, lengths), columns, indptr), (len(lengths), n_features))
+
+
+@pytest.mark.parametrize(("short", "long"), [(1_990, 10), (20, 30)])
+def test_columns_and_weights_of_long_rows_do_not_decide_which_index_is_made(short, long):
+    """Columns that no other row has are neither in its head nor in its tail."""
+    rng, n_features = np.random.default_rng(11), 1 << 17
+    rows = random_unit_rows(rng, np.full(short, 8), 16, n_features)
+    rows += sp.csr_matrix(([1e-4], ([3], [99])), rows.shape)
+    outsized = random_unit_rows(rng, np.full(long, 5_000), n_features, n_features)
+    X = as_unit_rows(sp.vstack([rows[:15], outsized, rows[15:]], "csr", np.float32), "X")
+    kernel = indexed()
+    dense, listed = kernel.prepare(X).parts
+    assert isinstance(dense.index, DenseIndex)
+    assert np.flatnonzero(dense.index.column_of >= 0).tolist() == list(range(16))
+    assert np.flatnonzero(dense.index.column_of < -1).tolist() == [99]
+    assert (dense.index.n_head, dense.index.n_tail) == (16, 1)
+    assert listed.lists.numbers.tolist() == list(range(15, 15 + long))
+    assert_equals_exhaustive(X, 10, kernel)
+
+
 def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
     X = text_matrix(url_texts(np.random.default_rng(6), 40), ngram_range=(2, 3), n_features=1 << 12)
     monkeypatch.setattr(cpu, "LONGEST_ROW", 1)
@@ -91,10 +118,10 @@ def test_head_columns_are_counted_in_equal_rows_too():
 
 
 def rows_of_two_lengths(long, short):
-    """`long` rows of all 80,000 columns, then `short` rows of 1,500 of the last 12,000."""
+    """`long` rows of all 80,000 columns, then `short` rows, just short enough, of 4,096 of the last 72,000."""
     rng = np.random.default_rng(7)
     columns = [np.arange(80_000)] * long
-    columns += [68_000 + np.sort(rng.permutation(12_000)[:1_500]) for _ in range(short)]
+    columns += [8_000 + np.sort(rng.permutation(72_000)[:LONGEST_ROW]) for _ in range(short)]
     lengths = np.array([part.size for part in columns])
     weights = np.repeat(lengths**-0.5, lengths).astype(np.float32)
     indptr = np.append(0, np.cumsum(lengths))
@@ -103,7 +130,7 @@ def rows_of_two_lengths(long, short):
 
 @pytest.mark.slow
 def test_no_more_columns_stand_in_the_head_than_can_be_numbered():
-    X, kernel = rows_of_two_lengths(200, 60), indexed()
+    X, kernel = rows_of_two_lengths(200, 700), indexed()
     assert kernel.prepare(X).parts[0].index.n_head == 1 << 16
     found, _ = search(X[200:], X, 10, kernel, exclude_self=False)
     expected, _ = search(X[200:], X, 10, Exhaustive(), exclude_self=False)

@@ -36,7 +36,7 @@ _SAMPLED_ROWS = 1 << 14
 class DenseIndex(NamedTuple):
     """Arrays of the index; h counts head columns, t tail columns, g groups, s slabs, m distinct rows.
 
-    `column_of` int32 (n_features,): number of a head column, -2 - number of a tail column, -1 where no row has
+    `column_of` int32 (n_features,): number of a head column, -2 - number of a tail column, -1 if no indexed row has
     it; `head` uint8 (g * h * 32,): levels by group, head column and row; `largest` uint8 (ceil(g / 32) * h * 32,):
     the largest level of each group, by group of groups, column and group; `of_head` float32 (h, 2): by how much, on
     average, that is more than a row's level, and how many rows have the column, equal ones counted each;
@@ -65,11 +65,9 @@ class DenseIndex(NamedTuple):
 
         Rows of more than `LONGEST_ROW` columns stay out of it, as if they were empty.
         """
-        indptr = block.indptr.astype(np.int64)
-        starts, ends = indptr[distinct.first], indptr[distinct.first + 1]
-        ends = np.where(ends - starts > LONGEST_ROW, starts, ends)
-        column_of = _number_columns(block, frequent)
-        n_head, n_tail = frequent.size, int(-2 - min(column_of.min(initial=-1), -1) + 1)
+        starts, ends = (edges[distinct.first] for edges in _indexed_entries(block))
+        column_of, n_tail = _number_columns(starts, ends, block.indices, frequent, block.shape[1])
+        n_head = frequent.size
         n_groups = -(-starts.size // GROUP_ROWS)
         n_slabs = -(-starts.size // SLAB_ROWS)
         head = np.zeros(n_groups * n_head * GROUP_ROWS, np.uint8)
@@ -122,43 +120,67 @@ def frequent_columns(block: CsrMatrix, frequency: Int64Array, least_share: float
 
     It is where the frequent columns, as many as memory and `MOST_HEAD_COLUMNS` admit, carry more than
     `least_share` of the rows' squared weights, and the other columns have postings enough for their lists; or
-    anyway, if `least_share` is negative.
+    anyway, if `least_share` is negative. Rows of more than `LONGEST_ROW` columns count as empty: they are taken
+    out of `frequency`, which tells in how many rows each column occurs.
     """
-    n_rows, nonzeros = block.shape[0], int(block.nnz)
-    if nonzeros == 0:
+    n_rows = block.shape[0]
+    if block.nnz == 0:
         return None
-    chosen = np.flatnonzero(frequency * _FREQUENT > n_rows)
-    most = min(_HEAD_BYTES * nonzeros // (n_rows + GROUP_ROWS * GROUP_ROWS), MOST_HEAD_COLUMNS)
+    starts, ends = _indexed_entries(block)
+    for row in np.flatnonzero(np.diff(block.indptr) > ends - starts):
+        frequency[block.indices[block.indptr[row] : block.indptr[row + 1]]] -= 1
+    chosen = np.flatnonzero(frequency > n_rows // _FREQUENT)
+    most = min(_HEAD_BYTES * block.nnz // (n_rows + GROUP_ROWS * GROUP_ROWS), MOST_HEAD_COLUMNS)
     chosen = chosen[np.argsort(-frequency[chosen], kind="stable")[:most]]
     n_tail = np.count_nonzero(frequency) - chosen.size
-    if least_share >= 0.0 and n_tail * -(-n_rows // SLAB_ROWS) > nonzeros // 4:
+    if least_share >= 0.0 and n_tail * -(-n_rows // SLAB_ROWS) > np.sum(ends - starts) // 4:
         return None
     is_head = np.zeros(block.shape[1], np.bool_)
     is_head[chosen] = True
     step = -(-n_rows // _SAMPLED_ROWS)
-    share = _share_of_squares(block.indptr.astype(np.int64), block.indices, block.data, is_head, step)
+    share = _share_of_squares(starts, ends, block.indices, block.data, is_head, step)
     return np.sort(chosen) if share > least_share else None
 
 
-def _number_columns(block: CsrMatrix, frequent: Int64Array) -> Int32Array:
-    used = np.zeros(block.shape[1], np.bool_)
-    used[block.indices] = True
-    used[frequent] = False
-    column_of = np.full(block.shape[1], -1, np.int32)
-    column_of[frequent] = np.arange(frequent.size, dtype=np.int32)
-    tail = np.flatnonzero(used)
-    column_of[tail] = -2 - np.arange(tail.size, dtype=np.int32)
-    return column_of
+def _indexed_entries(block: CsrMatrix) -> tuple[Int64Array, Int64Array]:
+    """Where the entries of each row start and end; those of a row that is too long to be indexed end at once."""
+    indptr = block.indptr.astype(np.int64)
+    starts, ends = indptr[:-1], indptr[1:]
+    return starts, np.where(ends - starts > LONGEST_ROW, starts, ends)
+
+
+@numba.njit(nogil=True, cache=True)
+def _number_columns(
+    starts: Int64Array, ends: Int64Array, columns: Int32Array, frequent: Int64Array, n_features: int
+) -> tuple[Int32Array, int]:
+    """`DenseIndex.column_of`, and the number of tail columns."""
+    column_of = np.full(n_features, -1, np.int32)
+    for row in range(starts.size):
+        for place in range(starts[row], ends[row]):
+            column_of[columns[place]] = -2
+    for number, column in enumerate(frequent):
+        column_of[column] = number
+    n_tail = 0
+    for column in range(n_features):
+        if column_of[column] == -2:
+            column_of[column] = -2 - n_tail
+            n_tail += 1
+    return column_of, n_tail
 
 
 @numba.njit(nogil=True, cache=True)
 def _share_of_squares(
-    indptr: Int64Array, columns: Int32Array, weights: Float32Array, chosen: AnyArray, step: int
+    starts: Int64Array,
+    ends: Int64Array,
+    columns: Int32Array,
+    weights: Float32Array,
+    chosen: AnyArray,
+    step: int,
 ) -> float:
     """Share of the squared weights of each `step`-th row that lies in chosen columns; 0 if these rows are empty."""
     inside, total = 0.0, 0.0
-    for row in range(0, indptr.size - 1, step):
-        for place in range(indptr[row], indptr[row + 1]):
+    for row in range(0, starts.size, step):
+        for place in range(starts[row], ends[row]):
             square = np.float64(weights[place]) ** 2
             total += square
             if chosen[columns[place]]:
