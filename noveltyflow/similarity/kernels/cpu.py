@@ -167,7 +167,7 @@ class CpuKernel:
     def _index_bytes(self, shape: BlockShape) -> int:
         more_parts = -(-shape.rows // self.part_rows) - 1
         starts = 8 * (shape.features + 2)
-        ranks = max(starts, 4 * shape.features + 12 * min(shape.features, shape.nonzeros))
+        ranks = max(starts, 4 * shape.features + 8 * min(shape.features, shape.nonzeros))
         listed = starts + 8 * (shape.nonzeros + shape.rows)
         whole = max(listed, index_bytes(shape.rows, shape.nonzeros, shape.features))
         return whole + more_parts * ranks + ROW_BYTES * shape.rows

@@ -26,8 +26,7 @@ _LISTS_AHEAD = 10
 class Filled(NamedTuple):
     """The arrays of `GroupIndex` with the same names."""
 
-    list_starts: Int64Array
-    largest_weight: Float32Array
+    heads: Int64Array
     postings: AnyArray
     record_starts: Int64Array
     record_codes: AnyArray
@@ -82,8 +81,7 @@ def fill(
     np.cumsum(counts.sum(axis=0), out=records[1:])
     cursors = records[:-1] + np.cumsum(counts, axis=0) - counts
     filled = Filled(
-        starts,
-        np.empty(columns.size, np.float32),
+        starts << CODE_BITS,
         np.empty(starts[-1], np.uint32),
         records,
         np.zeros(starts[-1] + LANES, np.uint16),
@@ -158,10 +156,10 @@ def _fill(ranks: Ranks, weight_of: Float32Array, norm: float, begun: Progress, f
     for rank in range(ranks.last - 1, ranks.first - 1, -1):
         _ask_ahead(ranks, rank, -_LISTS_AHEAD)
         place, end = ranks.starts[ranks.columns[rank]], ranks.starts[ranks.columns[rank] + 1]
-        first, last = filled.list_starts[rank], filled.list_starts[rank + 1]
-        largest = _largest_weight(entries, place, end, weight_of)
-        filled.largest_weight[rank] = largest
-        scale = np.float64(_LEVELS) / np.float64(largest)
+        first, last = filled.heads[rank] >> CODE_BITS, filled.heads[rank + 1] >> CODE_BITS
+        largest = _largest_code(entries, place, end)
+        filled.heads[rank] |= largest
+        scale = np.float64(_LEVELS) / np.float64(weight_of[largest])
         short = last - first <= _SHORT_LIST
         written = postings[first:last] if short else buffer
         for number in range(last - first):
@@ -180,13 +178,12 @@ def _fill(ranks: Ranks, weight_of: Float32Array, norm: float, begun: Progress, f
 
 
 @uncounted
-def _largest_weight(entries: AnyArray, place: int, end: int, weight_of: Float32Array) -> np.float32:
-    """Largest weight of a list that is not empty; weights are in the order of their codes."""
+def _largest_code(entries: AnyArray, place: int, end: int) -> np.uint32:
+    """Code of the largest weight of a list that is not empty; codes are in the order of their weights."""
     code = np.uint32(0)
     for number in range(place, end):
         code = max(code, entries[number] & np.uint32(CODE_MASK))
-    largest: np.float32 = weight_of[code]
-    return largest
+    return code
 
 
 @uncounted

@@ -17,7 +17,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.filling import PACKED, fill
 from noveltyflow.similarity.kernels.pruned.lanes import LANES
-from noveltyflow.similarity.kernels.pruned.lists import Rows, rank_columns, transpose
+from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, Rows, rank_columns, transpose
 from noveltyflow.similarity.norms import row_norms
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 
@@ -41,19 +41,18 @@ entries, and the few operations after that.
 class GroupIndex(NamedTuple):
     """Arrays of the index; r counts ranked columns, g groups, p postings, m distinct rows.
 
-    `column_rank` int32 (n_features,), -1 where no row has the column; `list_starts` int64 (r + 1,);
-    `largest_weight` float32 (r,); `postings` uint32 (p,): group in the upper 16 bits, weight in units of
-    `largest_weight` / 255, suffix norm in units of `largest_norm` / 255; `record_starts` int64 (g + 1,);
-    `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then zeros that are read in vain;
-    `record_weights` uint64 (p,), or uint32 where a group has four rows: weights of the members, the first in the
-    lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row stand in `columns` and
-    `weights`, which are those of the block. `rows_each` is how many rows of the block there are for each posting that
-    a row of the block meets.
+    `column_rank` int32 (n_features,), -1 where no row has the column; `heads` int64 (r + 1,): where the list of each
+    column begins, and in the lowest 13 bits the code of its largest weight (see `lists`); `postings` uint32 (p,): group
+    in the upper 16 bits, weight in units of the largest one / 255, suffix norm in units of `largest_norm` / 255;
+    `record_starts` int64 (g + 1,); `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then
+    zeros that are read in vain; `record_weights` uint64 (p,), or uint32 where a group has four rows: weights of the
+    members, the first in the lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row stand
+    in `columns` and `weights`, which are those of the block. `rows_each` is how many rows of the block there are for
+    each posting that a row of the block meets.
     """
 
     column_rank: Int32Array
-    list_starts: Int64Array
-    largest_weight: Float32Array
+    heads: Int64Array
     postings: AnyArray
     record_starts: Int64Array
     record_codes: AnyArray
@@ -92,29 +91,29 @@ class GroupIndex(NamedTuple):
         norm = float(row_norms(indptr, block.data).max(initial=0.0)) * ROUND_UP
         filled = fill(ranked, lists, -(-begins.size // group_rows), group_rows, norm, threads)
         copies = block.nnz / max(1, lists.entries.size)
-        rows_each = copies * _rows_each(lists.starts, ranked, filled.list_starts)
+        rows_each = copies * _rows_each(lists.starts, ranked, filled.heads)
         return cls(rank, *filled, begins, ends, norm, rows_each, block.indices, block.data)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the arrays beside the rows themselves."""
-        return sum(part.nbytes for part in self[:9])
+        return sum(part.nbytes for part in self[:8])
 
 
 @numba.njit(nogil=True, cache=True)
-def _rows_each(starts: Int64Array, ranked: Int32Array, list_starts: Int64Array) -> float:
+def _rows_each(starts: Int64Array, ranked: Int32Array, heads: Int64Array) -> float:
     """Distinct rows for each posting that a row of the block meets."""
     met, postings = 0.0, 0.0
     for rank in range(ranked.size):
         rows = np.float64(starts[ranked[rank] + 1] - starts[ranked[rank]])
         met += rows * rows
-        postings += rows * np.float64(list_starts[rank + 1] - list_starts[rank])
+        postings += rows * np.float64((heads[rank + 1] >> CODE_BITS) - (heads[rank] >> CODE_BITS))
     return met / max(1.0, postings)
 
 
 def index_bytes(rows: int, nonzeros: int, features: int) -> int:
     """Upper bound of the bytes of an index beside the block itself."""
-    ranks = 4 * features + (8 + 4) * (min(features, nonzeros) + 1)
+    ranks = 4 * features + 8 * (min(features, nonzeros) + 1)
     return ranks + (4 + 2 + 8) * nonzeros + 2 * LANES + 8 * 3 * (rows + 2)
 
 

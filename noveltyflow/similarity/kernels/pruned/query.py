@@ -10,6 +10,7 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import MOST_GROUP, ROUND_UP, GroupIndex
 from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, prefetch, rows_of_group
+from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS
 from noveltyflow.similarity.kernels.scoring import enter_columns, leave_columns, places_for, table_bytes
 from noveltyflow.similarity.kernels.sorting import sort_by_digit
 from noveltyflow.similarity.kernels.ticks import WORK_SLOTS
@@ -125,7 +126,7 @@ def load_query(index: GroupIndex, columns: Int32Array, weights: Float32Array, sc
     if columns.size > _SHORT_ROW:
         unsorted = scratch.cursor  # not in use until lists are loaded
         known = _rank_columns(index.column_rank, columns, unsorted)
-        _sort_ranks(unsorted[:known], order[:known], scratch.digits, index.list_starts.size)
+        _sort_ranks(unsorted[:known], order[:known], scratch.digits, index.heads.size)
     else:
         known = _rank_columns(index.column_rank, columns, order)
         order[:known].sort()
@@ -161,17 +162,17 @@ def _load_lists(index: GroupIndex, weights: Float32Array, known: int, scratch: S
     squares, products = 0.0, 0.0
     for step in range(known - 1, -1, -1):
         ahead = scratch.order[max(step - _AHEAD, 0)] >> 32
-        prefetch(index.list_starts, ahead)
-        prefetch(index.largest_weight, ahead)
+        prefetch(index.heads, ahead)
         rank, place = scratch.order[step] >> 32, scratch.order[step] & 0xFFFFFFFF
         weight = np.float64(weights[place])
-        product = weight * np.float64(index.largest_weight[rank])
+        head, end = index.heads[rank], index.heads[rank + 1] >> CODE_BITS
+        product = weight * np.float64(WEIGHTS[head & CODE_MASK])
         squares += weight * weight
         products += product
         scratch.norm[step] = np.sqrt(squares) * index.largest_norm * ROUND_UP
         scratch.reach[step] = min(scratch.norm[step], products * ROUND_UP)
         scratch.weight[step] = np.int32(np.ceil(product * ROUND_UP * (UNIT / 255.0)))
-        scratch.cursor[step], scratch.end[step] = index.list_starts[rank], index.list_starts[rank + 1]
+        scratch.cursor[step], scratch.end[step] = head >> CODE_BITS, end
         code = rank & 0xFFFF
         bit = code & (FILTER_BITS - 1)
         scratch.known_codes[bit >> 5] |= np.uint32(1) << np.uint32(bit & 31)
