@@ -42,13 +42,13 @@ class GroupIndex(NamedTuple):
     """Arrays of the index; r counts ranked columns, g groups, p postings, m distinct rows.
 
     `column_rank` int32 (n_features,), -1 where no row has the column; `heads` int64 (r + 1,): where the list of each
-    column begins, and in the lowest 13 bits the code of its largest weight (see `lists`); `postings` uint32 (p,): group
-    in the upper 16 bits, weight in units of the largest one / 255, suffix norm in units of `largest_norm` / 255;
+    column begins, and in the lowest 13 bits the code of its largest weight (see `lists`); `postings` uint32 (p,):
+    group in the upper 16 bits, weight in units of the largest / 255, suffix norm in units of `largest_norm` / 255;
     `record_starts` int64 (g + 1,); `record_codes` uint16 (p + `LANES`,): the lower 16 bits of the column's rank, then
     zeros that are read in vain; `record_weights` uint64 (p,), or uint32 where a group has four rows: weights of the
-    members, the first in the lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row stand
-    in `columns` and `weights`, which are those of the block. `rows_each` is how many rows of the block there are for
-    each posting that a row of the block meets.
+    members, the first in the lowest byte; `row_starts`, `row_ends` int64 (m,): where the entries of a distinct row
+    stand in `columns` and `weights`, which are those of the block. `rows_each` is how many rows of the block there
+    are for each posting that a row of the block meets.
     """
 
     column_rank: Int32Array
