@@ -40,6 +40,8 @@ CHEAP_LIST = 256
 """Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
 _ROW_NONZEROS = 80
 """A row beside its non-zeros counts as so many of them."""
+_MANY_NEIGHBORS = 16
+"""One in so many rows of an index, or more, are too many neighbours for bounds: sorting all rows is quicker."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
@@ -110,7 +112,8 @@ class CpuKernel:
     """Exact tiles on one CPU core; threads call it side by side.
 
     Weights that are nowhere negative, as all of a run's are, allow bounds that spare most of the work; tiles
-    with a negative weight are computed exhaustively, and so is what is cheap anyway.
+    with a negative weight are computed exhaustively, and so is what is cheap anyway, or has bounds that spare little
+    because a row has many neighbours.
 
     Attributes
     ----------
@@ -126,7 +129,7 @@ class CpuKernel:
         bounded together; beyond it four are. It does not change the result.
     cheap_list : int
         Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out; a row counts as
-        80 non-zeros more. It does not change the result.
+        80 non-zeros more. If negative, bounds are used wherever they are valid. It does not change the result.
     """
 
     slab_rows: int = SLAB_ROWS
@@ -235,12 +238,14 @@ class CpuKernel:
         found = best.copy()
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
         work, computed = TileStats(), np.zeros(queries.shape[0], np.bool_)
+        every = np.arange(queries.shape[0])
         for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
             tile = _Tile(queries, found, computed, candidates_start + part.start, own_offset - part.start)
             if isinstance(part, ListedPart):
-                work += tile.exhaustive(np.arange(queries.shape[0]), part.lists)
+                work += tile.exhaustive(every, part.lists)
                 continue
-            some, left = tile.bounded(part)
+            many = self.cheap_list >= 0 and best.indices.shape[1] * _MANY_NEIGHBORS >= part.n_rows
+            some, left = (TileStats(), every) if many else tile.bounded(part)
             work += some
             if left.size:
                 rows = rows_of(candidates.block, Block(0, part.start, part.start + part.n_rows))
