@@ -150,12 +150,12 @@ def test_short_rows_of_common_words_take_hardly_more_than_everything_computed(wo
 
 
 @pytest.mark.parametrize(("dense_share", "index"), [(1.0, GroupIndex), (0.0, DenseIndex)])
-def test_where_one_in_sixteen_rows_is_a_neighbour_all_is_computed(dense_share, index):
+def test_where_one_in_eight_rows_is_a_neighbour_all_is_computed(dense_share, index):
     rng, kernel, rows = np.random.default_rng(13), CpuKernel(dense_share=dense_share), 3_200
     X = as_unit_rows(unit_rows(rng.random((rows, 64)) * (rng.random((rows, 64)) < 0.5)), "X")
     assert isinstance(kernel.prepare(X).parts[0].index, index)
     queries = X[:100]
-    for n_neighbors, all_computed in ((rows // 16, True), (rows // 16 - 1, False)):
+    for n_neighbors, all_computed in ((rows // 8, True), (rows // 8 - 1, False)):
         (found, ours), (expected, everything) = (
             search(queries, X, n_neighbors, one) for one in (kernel, Exhaustive())
         )

@@ -40,7 +40,7 @@ CHEAP_LIST = 256
 """Multiply-adds with all candidates, for a non-zero on average, up to which no pair is left out: that is quicker."""
 _ROW_NONZEROS = 80
 """A row beside its non-zeros counts as so many of them."""
-_MANY_NEIGHBORS = 16
+_MANY_NEIGHBORS = 8
 """One in so many rows of an index, or more, are too many neighbours for bounds: sorting all rows is quicker."""
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
