@@ -5,10 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from itertools import pairwise
-from operator import call
-from typing import Any
 
 import numpy as np
 
@@ -16,7 +13,6 @@ from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileS
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
 from noveltyflow.similarity.kernels.dense.search import MOST_QUERIES, batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
-from noveltyflow.similarity.kernels.portions import side_by_side
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import (
     LEAST_GROUP,
@@ -188,16 +184,13 @@ class CpuKernel:
     def _index(self, block: CsrMatrix, part: Block, threads: int) -> list[Part]:
         """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
         rows = rows_of(block, part)
-        looks: tuple[Callable[[], Any], ...] = (
-            partial(column_frequency, rows.indices, rows.shape[1]),
-            partial(Distinct.of, rows),
-        )
-        frequency, distinct = side_by_side(call, looks) if threads > 1 else [look() for look in looks]
+        frequency = column_frequency(rows.indices, rows.shape[1])
         cheap = frequency @ frequency <= self.cheap_list * (rows.nnz + _ROW_NONZEROS * rows.shape[0])
         frequent = None if cheap else frequent_columns(rows, frequency, self.dense_share)
         del frequency  # as large as a small block's index
         if cheap:
             return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
+        distinct = Distinct.of(rows)
         if frequent is None:
             index = GroupIndex.of(rows, distinct, threads, rows_in_group(rows, distinct, self.most_different))
             return [IndexedPart(part.start, part.n_rows, distinct, index)]
