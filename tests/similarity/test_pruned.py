@@ -110,9 +110,18 @@ def test_hard_shapes_equal_the_exhaustive_answer(shape):
 
 CHEAP = {"common column", "one and many", "tied"}
 """Hard shapes for which computing everything can be quicker than bounds are, since rows are short."""
+_SLOWED = pytest.mark.xfail(
+    strict=True, reason="bounds are given up for it though they take less: see NOTES.md"
+)
 
 
-@pytest.mark.parametrize("shape", sorted(set(HARD) - CHEAP - {"nearly tied"}))
+@pytest.mark.parametrize(
+    "shape",
+    [
+        pytest.param(shape, marks=_SLOWED if shape == "common column" else ())
+        for shape in sorted(set(HARD) - {"tied"})
+    ],
+)
 def test_work_on_hard_shapes_grows_hardly_faster_than_rows(shape):
     """Work per row, a count that does not depend on the machine, when there are four times the rows."""
     work = []

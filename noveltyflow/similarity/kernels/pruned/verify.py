@@ -127,7 +127,7 @@ def _bound_members(
 def settle_best(
     index: GroupIndex, members: Members, query: Query, found: int, skipped: float, scratch: Scratch
 ) -> int:
-    """Settle the candidates with the largest sums, as many as `best` holds; how many are still possible then."""
+    """Settle the largest sums, as many as `best` holds, the largest first; how many are still possible then."""
     sums, best, chosen = scratch.accumulators, scratch.best, 0
     scratch.work[LISTED] += found
     for candidate in scratch.candidates[:found]:
