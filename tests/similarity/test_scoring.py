@@ -20,8 +20,9 @@ from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned import lanes
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, LANES, add_hits, known, lowest_bit
+from noveltyflow.similarity.kernels.pruned.lanes import FILTER_BITS, add_hits, known
 from noveltyflow.similarity.kernels.pruned.query import _sort_ranks, make_scratch
+from noveltyflow.similarity.kernels.reaching import LANES, lowest_bit
 from noveltyflow.similarity.kernels.scoring import (
     enter_columns,
     leave_columns,

@@ -6,16 +6,15 @@ products ever is: so rows that share no column are told from rows whose products
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.insertion import FEW, before, insert_neighbor
+from noveltyflow.similarity.kernels.insertion import FEW, insert_neighbor
+from noveltyflow.similarity.kernels.merging import Waiting, make_room, merge_candidates
 from noveltyflow.similarity.kernels.postings import PostingLists
+from noveltyflow.similarity.kernels.reaching import LANES, lowest_bit, reaching
 from noveltyflow.similarity.kernels.scoring import count_below
-from noveltyflow.similarity.kernels.sorting import sort_by_digit
 from noveltyflow.types import BoolArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 SLAB_ROWS = 1 << 14
@@ -24,36 +23,13 @@ _SPARSE = 8
 """A query with fewer postings than one in so many candidates looks at those alone that it meets."""
 _LONG_LIST = 32
 """Postings of a list in a slab, on average, from which on it pays to go through the lists slab by slab."""
-_AT_ONCE = 64
+_NEAR = 128
+"""Candidates on either side of the query's own row, and as many as it has neighbours more, that are looked at first:
+where rows are in order, they tell most of the others that they come too late."""
+_LISTED_AT_ONCE = 16 * LANES
+"""Sums that are compared with the threshold, where each insertion raises it, before it is looked at again."""
 _UNTOUCHED = np.int64(-(1 << 63))
 """The bits of -0.0."""
-_DIGIT_BITS = 8
-
-
-class Waiting(NamedTuple):
-    """Room for candidates of a query that wait to be sorted and merged with its k neighbours, where k is large.
-
-    `keys`, `sorted_keys` int64 (up to 2 * k,); `ends` int32 (256,): see `sort_by_digit`; `similarities` float32 and
-    `neighbors` int64 (k,): the neighbours before.
-    """
-
-    keys: Int64Array
-    sorted_keys: Int64Array
-    ends: Int32Array
-    similarities: Float32Array
-    neighbors: Int64Array
-
-
-@numba.njit(nogil=True, cache=True)
-def _make_room(n_neighbors: int, n_candidates: int) -> Waiting:
-    most = min(2 * n_neighbors, n_candidates)
-    return Waiting(
-        np.empty(most, np.int64),
-        np.empty(most, np.int64),
-        np.empty(1 << _DIGIT_BITS, np.int32),
-        np.empty(n_neighbors, np.float32),
-        np.empty(n_neighbors, np.int64),
-    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -75,11 +51,12 @@ def score_all(
     `own_offset` is the candidate that is query row 0, or so small that no query is a candidate.
     """
     list_indptr, list_rows, list_weights, numbers = lists
-    accumulators = np.full(numbers.size, -0.0, np.float64)
-    touched = np.empty(numbers.size, np.int32)
+    n_rows = numbers.size
+    accumulators = np.full(n_rows + LANES, -0.0, np.float64)
+    listed = np.empty(n_rows, np.int32)
     cursors = np.empty(0, np.int64)
     many = similarities.shape[1] > FEW
-    waiting = _make_room(similarities.shape[1] if many else 0, numbers.size)
+    waiting = make_room(similarities.shape[1] if many else 0, n_rows)
     multiply_adds, pairs = 0, 0
     for query in chosen:
         columns = query_columns[query_indptr[query] : query_indptr[query + 1]]
@@ -90,41 +67,33 @@ def score_all(
         multiply_adds += postings
         computed[query] |= postings > 0
         best, best_rows, own = similarities[query], neighbors[query], query + own_offset
-        if postings * _SPARSE < numbers.size:
-            met = _meet(columns, weights, list_indptr, list_rows, list_weights, accumulators, touched)
-            if many:
-                pairs += _merge_met(
-                    accumulators,
-                    touched[:met],
-                    False,
-                    numbers,
-                    best,
-                    best_rows,
-                    candidates_start,
-                    own,
-                    waiting,
-                )
-            else:
-                pairs += _keep_met(
-                    accumulators, touched[:met], numbers, best, best_rows, candidates_start, own
-                )
+        if postings * _SPARSE < n_rows:
+            met = _meet(columns, weights, list_indptr, list_rows, list_weights, accumulators, listed)
+            pairs += _keep(
+                accumulators, listed[:met], False, numbers, best, best_rows, candidates_start, own, waiting
+            )
+            for row in listed[:met]:
+                accumulators[row] = -0.0
             continue
         if cursors.size < columns.size:
             cursors = np.empty(2 * columns.size, np.int64)
-        for place in range(columns.size):
-            cursors[place] = list_indptr[columns[place]]
-        slabs = -(-numbers.size // SLAB_ROWS)
-        slab_rows = SLAB_ROWS if postings > _LONG_LIST * slabs * columns.size else numbers.size
-        for slab in range(0, numbers.size, slab_rows):
-            end = min(slab + slab_rows, numbers.size)
+        slabs = -(-n_rows // SLAB_ROWS)
+        slab_rows = SLAB_ROWS if postings > _LONG_LIST * slabs * columns.size else n_rows
+        slabs = -(-n_rows // slab_rows)
+        home = _place_of(own, numbers)
+        for turn in range(slabs):
+            slab = (home // slab_rows + turn) % slabs
+            start, end = slab * slab_rows, min((slab + 1) * slab_rows, n_rows)
+            if turn == 0 or slab == 0:
+                _begin_lists(columns, list_indptr, list_rows, start, cursors)
             _accumulate(columns, weights, list_indptr, list_rows, list_weights, cursors, end, accumulators)
-            if many:
-                least = _least_sum(best, best_rows, candidates_start + numbers[slab])
-                met = _list_reaching(accumulators[:end], slab, least, touched)
-                pairs += _merge_met(
+            if turn == 0:
+                near = _NEAR + best.size
+                pairs += _keep_best(
                     accumulators,
-                    touched[:met],
-                    True,
+                    max(start, home - near),
+                    min(end, home + near),
+                    listed,
                     numbers,
                     best,
                     best_rows,
@@ -132,12 +101,26 @@ def score_all(
                     own,
                     waiting,
                 )
-                accumulators[slab:end] = -0.0
-            else:
-                pairs += _keep_best(
-                    accumulators[slab:end], numbers[slab:end], best, best_rows, candidates_start, own
-                )
+            pairs += _keep_best(
+                accumulators,
+                start,
+                end,
+                listed,
+                numbers,
+                best,
+                best_rows,
+                candidates_start,
+                own,
+                waiting,
+            )
+            accumulators[start:end] = -0.0
     return multiply_adds, pairs
+
+
+@uncounted
+def _place_of(row: int, numbers: Int64Array) -> int:
+    """Place of a row, or of one near it, among the candidates."""
+    return min(count_below(numbers, row), numbers.size - 1)
 
 
 @uncounted
@@ -148,7 +131,7 @@ def _meet(
     list_rows: Int32Array,
     list_weights: Float32Array,
     accumulators: Float64Array,
-    touched: Int32Array,
+    listed: Int32Array,
 ) -> int:
     """Accumulate all postings of a query, and list the candidates that it meets; returns their number."""
     bits, met = accumulators.view(np.int64), 0
@@ -156,114 +139,20 @@ def _meet(
         weight = np.float64(weights[place])
         for cursor in range(list_indptr[columns[place]], list_indptr[columns[place] + 1]):
             row = list_rows[cursor]
-            touched[met] = row
+            listed[met] = row
             met += int(bits[row] == _UNTOUCHED)
             accumulators[row] += weight * np.float64(list_weights[cursor])
     return met
 
 
 @uncounted
-def _keep_met(
-    accumulators: Float64Array,
-    met: Int32Array,
-    numbers: Int64Array,
-    similarities: Float32Array,
-    neighbors: Int64Array,
-    first_row: int,
-    own: int,
-) -> int:
-    """Insert the candidates that are met and reach the threshold, and clear their accumulators."""
-    kept = 0
-    for row in met:
-        similarity = np.float32(accumulators[row])
-        accumulators[row] = -0.0
-        if similarity >= similarities[-1] and numbers[row] != own:
-            kept += 1
-            insert_neighbor(similarities, neighbors, similarity, first_row + numbers[row])
-    return kept
-
-
-@uncounted
-def _merge_met(
-    accumulators: Float64Array,
-    met: Int32Array,
-    ascending: bool,
-    numbers: Int64Array,
-    similarities: Float32Array,
-    neighbors: Int64Array,
-    first_row: int,
-    own: int,
-    waiting: Waiting,
-) -> int:
-    """Do as `_keep_met`, but sort many candidates at a time: inserting each would move many others."""
-    kept, found, row_bits = 0, 0, 1
-    while numbers.size >> row_bits:
-        row_bits += 1
-    for row in met:
-        similarity = np.float32(accumulators[row])
-        if similarity >= similarities[-1] and numbers[row] != own:
-            waiting.keys[found] = (_rank(similarity) << row_bits) | row
-            found += 1
-            if found == waiting.keys.size:
-                _merge(
-                    accumulators,
-                    found,
-                    row_bits,
-                    ascending,
-                    numbers,
-                    similarities,
-                    neighbors,
-                    first_row,
-                    waiting,
-                )
-                kept, found = kept + found, 0
-    _merge(accumulators, found, row_bits, ascending, numbers, similarities, neighbors, first_row, waiting)
-    for row in met:
-        accumulators[row] = -0.0
-    return kept + found
-
-
-@uncounted
-def _rank(similarity: np.float32) -> int:
-    """A number of 32 bits that is less where a similarity is more, and the same for both zeros."""
-    bits = np.int64(np.float32(similarity + np.float32(0.0)).view(np.int32))
-    return int(0x7FFFFFFF - bits if bits >= 0 else 0x80000000 | (bits & 0x7FFFFFFF))
-
-
-@uncounted
-def _merge(
-    accumulators: Float64Array,
-    found: int,
-    row_bits: int,
-    ascending: bool,
-    numbers: Int64Array,
-    similarities: Float32Array,
-    neighbors: Int64Array,
-    first_row: int,
-    waiting: Waiting,
+def _begin_lists(
+    columns: Int32Array, list_indptr: Int64Array, list_rows: Int32Array, start: int, cursors: Int64Array
 ) -> None:
-    """Merge the candidates of the first keys with the neighbours of a query, but for those that are there already."""
-    keys, ordered = waiting.keys[:found], waiting.sorted_keys[:found]
-    for shift in range(row_bits if ascending else 0, row_bits + 32, _DIGIT_BITS):
-        sort_by_digit(keys, ordered, waiting.ends, shift)
-        keys, ordered = ordered, keys
-    for slot in range(similarities.size):
-        waiting.similarities[slot], waiting.neighbors[slot] = similarities[slot], neighbors[slot]
-    old, new = 0, 0
-    for slot in range(similarities.size):
-        if new == found:
-            similarities[slot], neighbors[slot] = waiting.similarities[old], waiting.neighbors[old]
-            old += 1
-            continue
-        row = keys[new] & ((1 << row_bits) - 1)
-        similarity, number = np.float32(accumulators[row]), first_row + numbers[row]
-        if before(similarity, number, waiting.similarities[old], waiting.neighbors[old]):
-            similarities[slot], neighbors[slot] = similarity, number
-            new += 1
-        else:
-            similarities[slot], neighbors[slot] = waiting.similarities[old], waiting.neighbors[old]
-            new += int(waiting.neighbors[old] == number)
-            old += 1
+    """Have the lists begin with candidate `start`."""
+    for place in range(columns.size):
+        first, last = list_indptr[columns[place]], list_indptr[columns[place] + 1]
+        cursors[place] = first + (count_below(list_rows[first:last], start) if start else 0)
 
 
 @uncounted
@@ -281,47 +170,105 @@ def _accumulate(
     for place in range(columns.size):
         weight = np.float64(weights[place])
         first, last = cursors[place], list_indptr[columns[place] + 1]
-        cursors[place] = first + count_below(list_rows[first:last], end)
-        for cursor in range(np.uint64(first), np.uint64(cursors[place])):
+        stop = first + count_below(list_rows[first:last], end)
+        cursors[place] = stop
+        if stop > first and list_rows[stop - 1] - list_rows[first] == stop - 1 - first:
+            run = accumulators[list_rows[first] : list_rows[stop - 1] + 1]
+            _add_run(run, weight, list_weights[first:stop])
+            continue
+        for cursor in range(np.uint64(first), np.uint64(stop)):
             accumulators[np.uint32(list_rows[cursor])] += weight * np.float64(list_weights[cursor])
+
+
+@uncounted
+def _add_run(accumulators: Float64Array, weight: float, list_weights: Float32Array) -> None:
+    """Accumulate postings of consecutive candidates, as of a column that all have, in vectors."""
+    for place in range(accumulators.size):
+        accumulators[place] += weight * np.float64(list_weights[place])
 
 
 @uncounted
 def _keep_best(
     accumulators: Float64Array,
+    start: int,
+    end: int,
+    listed: Int32Array,
     numbers: Int64Array,
     similarities: Float32Array,
     neighbors: Int64Array,
     first_row: int,
     own: int,
+    waiting: Waiting,
 ) -> int:
-    """Insert what reaches the row's threshold, clear the accumulators, and count what was inserted."""
-    kept, bits = 0, accumulators.view(np.int64)
-    for start in range(0, accumulators.size, _AT_ONCE):
-        end = min(start + _AT_ONCE, accumulators.size)
+    """Keep what reaches the row's threshold among the candidates from `start` to `end`; returns how many that are."""
+    kept, at_once = 0, end - start if waiting.keys.size else _LISTED_AT_ONCE
+    while start < end:
+        stop = min(start + at_once, end)
         least = _least_sum(similarities, neighbors, first_row + numbers[start])
-        if not _any_reaches(accumulators[start:end], least):
-            continue
-        for place in range(start, end):
-            similarity = np.float32(accumulators[place])
-            if similarity < similarities[-1] or numbers[place] == own or bits[place] == _UNTOUCHED:
-                continue
-            kept += 1
-            insert_neighbor(similarities, neighbors, similarity, first_row + numbers[place])
-    accumulators[:] = -0.0
+        found = _list_reaching(accumulators, start, stop, least, listed)
+        if found:
+            kept += _keep(
+                accumulators,
+                listed[:found],
+                True,
+                numbers,
+                similarities,
+                neighbors,
+                first_row,
+                own,
+                waiting,
+            )
+        start = stop
     return kept
 
 
 @uncounted
-def _list_reaching(accumulators: Float64Array, start: int, least: float, touched: Int32Array) -> int:
-    """List the candidates from `start` on that are met and have a sum of at least `least`; returns their number."""
+def _keep(
+    accumulators: Float64Array,
+    candidates: Int32Array,
+    ascending: bool,
+    numbers: Int64Array,
+    similarities: Float32Array,
+    neighbors: Int64Array,
+    first_row: int,
+    own: int,
+    waiting: Waiting,
+) -> int:
+    """Insert the candidates that reach the threshold, or merge them where neighbours are many; returns how many."""
+    if waiting.keys.size:
+        return merge_candidates(
+            accumulators,
+            candidates,
+            ascending,
+            numbers,
+            similarities,
+            neighbors,
+            first_row,
+            own,
+            waiting,
+        )
+    kept = 0
+    for row in candidates:
+        similarity = np.float32(accumulators[row])
+        if similarity >= similarities[-1] and numbers[row] != own:
+            kept += 1
+            insert_neighbor(similarities, neighbors, similarity, first_row + numbers[row])
+    return kept
+
+
+@uncounted
+def _list_reaching(accumulators: Float64Array, start: int, end: int, least: float, listed: Int32Array) -> int:
+    """List the candidates from `start` to `end` that are met and have a sum of at least `least`; returns how many."""
     bits, found = accumulators.view(np.int64), 0
-    for first in range(start, accumulators.size, _AT_ONCE):
-        end = min(first + _AT_ONCE, accumulators.size)
-        if _any_reaches(accumulators[first:end], least):
-            for row in range(first, end):
-                touched[found] = row
-                found += int(accumulators[row] >= least and bits[row] != _UNTOUCHED)
+    for first in range(start, end, LANES):
+        reached = reaching(accumulators, first, least)
+        if end - first < LANES:
+            reached &= (np.uint64(1) << np.uint64(end - first)) - np.uint64(1)
+        while reached:
+            row = first + lowest_bit(reached)
+            listed[found] = row
+            found += int(bits[row] != _UNTOUCHED)
+            reached &= reached - np.uint64(1)
     return found
 
 
@@ -333,11 +280,3 @@ def _least_sum(similarities: Float32Array, neighbors: Int64Array, row: int) -> f
         return -np.inf
     towards = np.float32(np.inf) if row > neighbors[-1] else np.float32(-np.inf)
     return 0.5 * (np.float64(last) + np.float64(np.nextafter(last, towards)))
-
-
-@uncounted
-def _any_reaches(sums: Float64Array, least: float) -> bool:
-    found = 0
-    for place in range(sums.size):
-        found |= int(sums[place] >= least)
-    return found > 0

@@ -191,7 +191,7 @@ def _find(columns: Int32Array, column: int) -> int:
 
 
 @uncounted
-def count_below(numbers: Int32Array, end: int) -> int:
+def count_below(numbers: Int32Array | Int64Array, end: int) -> int:
     """How many of some ascending numbers are below `end`; Numba's `searchsorted` takes time linear in all."""
     if numbers.size == 0 or numbers[-1] < end:
         return numbers.size

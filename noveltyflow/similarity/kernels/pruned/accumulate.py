@@ -6,8 +6,9 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.index import ROUND_UP, GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, lowest_bit, prefetch, reaching
+from noveltyflow.similarity.kernels.pruned.lanes import prefetch
 from noveltyflow.similarity.kernels.pruned.query import CHUNK_GROUPS, LISTED, SCANNED, UNIT, Scratch
+from noveltyflow.similarity.kernels.reaching import LANES, lowest_bit, reaching
 from noveltyflow.similarity.kernels.scoring import SINGLE
 from noveltyflow.types import AnyArray, Int32Array
 

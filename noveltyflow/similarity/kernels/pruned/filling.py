@@ -9,8 +9,9 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.portions import side_by_side
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, prefetch, rows_of_group
+from noveltyflow.similarity.kernels.pruned.lanes import prefetch, rows_of_group
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, CODE_MASK, WEIGHTS, Lists
+from noveltyflow.similarity.kernels.reaching import LANES
 from noveltyflow.types import AnyArray, Float32Array, Float64Array, Int32Array, Int64Array
 
 PACKED = {4: np.uint32, 8: np.uint64}

@@ -16,8 +16,8 @@ import numpy as np
 
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.pruned.filling import PACKED, fill
-from noveltyflow.similarity.kernels.pruned.lanes import LANES
 from noveltyflow.similarity.kernels.pruned.lists import CODE_BITS, Rows, rank_columns, transpose
+from noveltyflow.similarity.kernels.reaching import LANES
 from noveltyflow.similarity.norms import row_norms
 from noveltyflow.types import AnyArray, CsrMatrix, Float32Array, Int32Array, Int64Array
 

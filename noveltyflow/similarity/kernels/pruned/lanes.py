@@ -1,4 +1,4 @@
-"""Sums that are large enough and codes that are known, as bits, and products of a group: see `kernels.vectors`."""
+"""Codes that are known, as bits, and products of a group: see `kernels.vectors`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from llvmlite import ir
 from numba.core import cgutils, types
 from numba.extending import intrinsic
 
+from noveltyflow.similarity.kernels.reaching import LANES
 from noveltyflow.similarity.kernels.vectors import is_flat, spread
 
-LANES = 64
 FILTER_BITS = 1 << 12
 """Bits that tell which codes a query may have: as many as eight registers of 512 bits."""
 _SUMS = ir.VectorType(ir.IntType(32), LANES)
@@ -23,19 +23,6 @@ _POINTERS = ir.VectorType(ir.IntType(32).as_pointer(), LANES)
 _BITS = ir.VectorType(ir.IntType(1), LANES)
 _INT64 = ir.IntType(64)
 _PACKED = (types.uint32, types.uint64)
-
-
-def _reaching(_typing: Any, sums: Any, start: Any, least: Any) -> Any:
-    if not is_flat(sums, types.int32):
-        raise numba.TypingError("a contiguous array of int32 is needed")
-    return types.uint64(sums, types.int64, types.int32), _compare
-
-
-def _compare(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-    data = context.make_array(signature.args[0])(context, builder, args[0]).data
-    place = builder.bitcast(builder.gep(data, [args[1]]), _SUMS.as_pointer())
-    found = builder.icmp_signed(">=", builder.load(place, align=4), spread(builder, args[2], _SUMS))
-    return builder.bitcast(found, ir.IntType(LANES))
 
 
 def _known(_typing: Any, codes: Any, start: Any, words: Any) -> Any:
@@ -109,13 +96,6 @@ def _each(number: int) -> Any:
     return ir.Constant(_WORDS, [number] * 32)
 
 
-def _lowest_bit(_typing: Any, bits: Any) -> Any:
-    def count(_context: Any, builder: Any, _signature: Any, args: Any) -> Any:
-        return builder.cttz(args[0], ir.IntType(1)(1))
-
-    return types.int64(types.uint64), count
-
-
 def _add_hits(_typing: Any, hits: Any, first: Any, codes: Any, table: Any, weights: Any, bounds: Any) -> Any:
     numbers = ((codes, types.uint16), (table, types.uint16), (bounds, types.uint32))
     if not all(is_flat(*array) for array in numbers) or not _is_packed(weights):
@@ -183,13 +163,9 @@ def _ask_for(context: Any, builder: Any, signature: Any, args: Any) -> Any:
     return context.get_dummy_value()
 
 
-reaching: Any = intrinsic(_reaching)
-"""`reaching(sums, start, least)`: a uint64 with bit i set where the int32 sums[start + i] is at least `least`."""
 known: Any = intrinsic(_known)
 """`known(codes, start, words)`: a uint64 with bit i set where bit number codes[start + i], modulo `FILTER_BITS`, of
 `words` is set, which are `FILTER_BITS` / 32 uint32."""
-lowest_bit: Any = intrinsic(_lowest_bit)
-"""`lowest_bit(bits)`: number of the lowest bit that is set in a uint64 other than 0."""
 add_hits: Any = intrinsic(_add_hits)
 """`add_hits(hits, first, codes, table, weights, bounds)`: for every bit i that is set, add the product of
 table[codes[first + i]] and byte j of weights[first + i] to bounds[j], for all of its bytes."""

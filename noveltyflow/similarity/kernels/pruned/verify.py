@@ -7,8 +7,9 @@ import numpy as np
 from noveltyflow.similarity.kernels.compiling import uncounted
 from noveltyflow.similarity.kernels.pruned.accumulate import still_possible, threshold
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
-from noveltyflow.similarity.kernels.pruned.lanes import LANES, add_hits, known, prefetch, rows_of_group
+from noveltyflow.similarity.kernels.pruned.lanes import add_hits, known, prefetch, rows_of_group
 from noveltyflow.similarity.kernels.pruned.query import LISTED, PLACES, TABLE_UNIT, Scratch
+from noveltyflow.similarity.kernels.reaching import LANES
 from noveltyflow.similarity.kernels.scoring import (
     MUCH_LONGER,
     SINGLE,
