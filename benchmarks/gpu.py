@@ -123,7 +123,7 @@ def search(
     blocks = split_rows(others.shape[0], block_rows or max(1, others.shape[0]))
     for part in strip(Block(0, 0, queries.shape[0]), blocks):
         block = part.candidates
-        prepared = kernel.prepare(others[block.start : block.stop] if len(blocks) > 1 else others)
+        prepared = kernel.prepare(others[block.start : block.stop] if len(blocks) > 1 else others, k)
         best, _ = kernel.compute(queries, prepared, best, queries_start=0, candidates_start=block.start)
     return best
 

@@ -102,7 +102,7 @@ def once(
     kernel = GpuKernel(folded, device or gpu.device)
     queries = others if rows.n_rows == others.shape[0] else others[rows.start : rows.stop]
     with timed(gpu) as preparing:
-        prepared = kernel.prepare(others)
+        prepared = kernel.prepare(others, K)
     empty = TopK.empty(rows.n_rows, K)
     with timed(gpu) as searching:
         found, stats = kernel.compute(queries, prepared, empty, queries_start=rows.start, candidates_start=0)

@@ -52,10 +52,10 @@ def on_cpu(
     """The CPU kernel for as many stretches of the rows as take some seconds, compared with what was found."""
     kernel = cpu_kernel()
     _cpu_search(
-        kernel, matrix, [rows.start], kernel.prepare(matrix[:64]), threads
+        kernel, matrix, [rows.start], kernel.prepare(matrix[:64], K), threads
     )  # compiles what is not yet
     start = time.perf_counter()
-    prepared = kernel.prepare(matrix, threads)
+    prepared = kernel.prepare(matrix, K, threads=threads)
     preparing = time.perf_counter() - start
     last, stretches, seconds = max(rows.start, rows.stop - STRETCH), 2 * threads, 0.0
     while seconds < wanted / 4 and stretches * STRETCH < 4 * rows.n_rows:

@@ -90,9 +90,9 @@ class _Counting:
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         return self.inner.compute_bytes(queries, candidates, n_neighbors)
 
-    def prepare(self, block: CsrMatrix, threads: int = 1) -> PreparedBlock:
+    def prepare(self, block: CsrMatrix, n_neighbors: int, *, threads: int = 1) -> PreparedBlock:
         began = time.perf_counter_ns()
-        prepared = self.inner.prepare(block, threads)
+        prepared = self.inner.prepare(block, n_neighbors, threads=threads)
         self._add(TileStats(preparing_ns=time.perf_counter_ns() - began))
         return prepared
 
@@ -173,7 +173,7 @@ def sample_rows(n_rows: int, most: int) -> Int64Array:
 
 
 def _slowest_share(matrix: CsrMatrix, k: int, kernel: TileKernel) -> float:
-    prepared = kernel.prepare(matrix)
+    prepared = kernel.prepare(matrix, k)
     spent = []
     for row in sample_rows(matrix.shape[0], _SAMPLED_ROWS).tolist():
         query = rows_of(matrix, Block(0, row, row + 1))

@@ -108,7 +108,7 @@ def search(
         for tile in strip(Block(0, 0, queries.shape[0]), blocks):
             block = tile.candidates
             began = time.perf_counter_ns()
-            prepared = kernel.prepare(rows_of(others, block), threads)
+            prepared = kernel.prepare(rows_of(others, block), n_neighbors, threads=threads)
             stats += TileStats(preparing_ns=time.perf_counter_ns() - began)
             part_of_tile = partial(_update, kernel, queries, prepared, best, block.start, exclude_self)
             stats = sum(pool.map(part_of_tile, parts), stats)

@@ -22,7 +22,7 @@ NON_NEGATIVE = sorted(set(SHAPES) - {"signed"})
 class Exhaustive(CpuKernel):
     """The CPU kernel without an index, which computes every pair."""
 
-    def prepare(self, block, threads=1):
+    def prepare(self, block, n_neighbors, *, threads=1):
         everything = PostingLists.of(block, np.arange(block.shape[0]))
         return CpuPrepared(block, (ListedPart(0, block.shape[0], everything),))
 

@@ -51,7 +51,7 @@ def test_slabs_are_searched_from_the_nearest_on():
     """More rows than one slab, with frequent and rare columns."""
     X = text_matrix(url_texts(np.random.default_rng(3), SLAB_ROWS + 700), with_idf=False, ngram_range=(2, 3))
     kernel = indexed()
-    prepared = kernel.prepare(X)
+    prepared = kernel.prepare(X, 10)
     assert isinstance(prepared.parts[0].index, DenseIndex)
     rows = np.r_[0:40, SLAB_ROWS - 20 : SLAB_ROWS + 20]
     best, _ = search(X[rows], X, 10, kernel, exclude_self=False)
@@ -67,7 +67,7 @@ def test_a_few_long_rows_take_the_dense_index_from_no_other():
     outsized = sp.csr_matrix((np.full(5_000, 5_000**-0.5, np.float32), long, [0, 5_000]), (1, 1 << 14))
     X = as_unit_rows(sp.vstack([short[:200], outsized, short[200:], outsized], "csr"), "X")
     kernel = indexed(dense_share=0.0)
-    dense, listed = kernel.prepare(X).parts
+    dense, listed = kernel.prepare(X, 10).parts
     assert isinstance(dense.index, DenseIndex)
     assert listed.lists.numbers.tolist() == [200, 501]
     assert_equals_exhaustive(X, 10, kernel, query_rows=190)
@@ -91,7 +91,7 @@ def test_columns_and_weights_of_long_rows_do_not_decide_which_index_is_made(shor
     outsized = random_unit_rows(rng, np.full(long, 5_000), n_features, n_features)
     X = as_unit_rows(sp.vstack([rows[:15], outsized, rows[15:]], "csr", np.float32), "X")
     kernel = indexed()
-    dense, listed = kernel.prepare(X).parts
+    dense, listed = kernel.prepare(X, 10).parts
     assert isinstance(dense.index, DenseIndex)
     assert np.flatnonzero(dense.index.column_of >= 0).tolist() == list(range(16))
     assert np.flatnonzero(dense.index.column_of < -1).tolist() == [99]
@@ -104,14 +104,14 @@ def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
     X = text_matrix(url_texts(np.random.default_rng(6), 40), ngram_range=(2, 3), n_features=1 << 12)
     monkeypatch.setattr(cpu, "LONGEST_ROW", 1)
     kernel = indexed(dense_share=0.0, part_rows=15)
-    assert isinstance(kernel.prepare(X).parts[0].index, DenseIndex)
+    assert isinstance(kernel.prepare(X, 10).parts[0].index, DenseIndex)
     assert_equals_exhaustive(X, 5, kernel)
 
 
 def test_head_columns_are_counted_in_equal_rows_too():
     X = text_matrix(url_texts(np.random.default_rng(10), 200), ngram_range=(2, 3), n_features=1 << 12)
     X = X[np.repeat(np.arange(200), np.arange(200) % 4)]
-    dense = indexed(dense_share=-1.0).prepare(X).parts[0].index
+    dense = indexed(dense_share=-1.0).prepare(X, 10).parts[0].index
     frequency = np.bincount(X.indices, minlength=X.shape[1])
     head = np.flatnonzero(dense.column_of >= 0)
     np.testing.assert_array_equal(dense.of_head[dense.column_of[head], 1], frequency[head])
@@ -131,7 +131,7 @@ def rows_of_two_lengths(long, short):
 @pytest.mark.slow
 def test_no_more_columns_stand_in_the_head_than_can_be_numbered():
     X, kernel = rows_of_two_lengths(200, 700), indexed()
-    assert kernel.prepare(X).parts[0].index.n_head == 1 << 16
+    assert kernel.prepare(X, 10).parts[0].index.n_head == 1 << 16
     found, _ = search(X[200:], X, 10, kernel, exclude_self=False)
     expected, _ = search(X[200:], X, 10, Exhaustive(), exclude_self=False)
     np.testing.assert_array_equal(found.indices, expected.indices)
@@ -143,7 +143,7 @@ def test_a_limited_head_takes_the_most_frequent_columns(monkeypatch, most):
     monkeypatch.setattr(index, "MOST_HEAD_COLUMNS", most)
     X = text_matrix(url_texts(np.random.default_rng(8), 500), with_idf=False, ngram_range=(2, 3))
     kernel = indexed(dense_share=-1.0)
-    dense = kernel.prepare(X).parts[0].index
+    dense = kernel.prepare(X, 10).parts[0].index
     assert dense.n_head == most
     frequency = np.bincount(X.indices, minlength=X.shape[1])
     assert frequency[dense.column_of >= 0].min() >= frequency[dense.column_of < 0].max()

@@ -116,7 +116,7 @@ def test_what_is_put_off_is_scored_once(segments, library):
     X = unit_rows(SHAPES["duplicates"](rng, 2000, 8) + 0.5)
     device, queries = Watched(library), X[700:712]
     kernel = GpuKernel(Folded(segments=segments), device)
-    prepared, empty = kernel.prepare(X), TopK.empty(12, 3)
+    prepared, empty = kernel.prepare(X, 10), TopK.empty(12, 3)
     known, _ = kernel.compute(queries, prepared, empty, queries_start=700, candidates_start=0)
     # Every row has a threshold now that nearly all others have to be scored for.
     found, stats = kernel.compute(queries, prepared, known, queries_start=700, candidates_start=0)
@@ -150,9 +150,9 @@ def test_known_neighbours_come_in_and_go_out(sizes, threshold, device):
     known = TopK(np.full((60, 4), threshold, np.float32), np.tile(np.arange(900, 904), (60, 1)))
     before = known.copy()
     kernel = GpuKernel(sizes, device)
-    found, stats = kernel.compute(X, kernel.prepare(X), known, queries_start=7, candidates_start=7)
+    found, stats = kernel.compute(X, kernel.prepare(X, 10), known, queries_start=7, candidates_start=7)
     reference = CpuKernel()
-    expected, _ = reference.compute(X, reference.prepare(X), known, queries_start=7, candidates_start=7)
+    expected, _ = reference.compute(X, reference.prepare(X, 10), known, queries_start=7, candidates_start=7)
     assert_identical(found, expected)
     assert_identical(known, before)
     assert stats.query_rows == 60
@@ -168,7 +168,7 @@ def test_neighbours_that_are_found_again_change_nothing(shape, sizes, device, da
     kernel, some = GpuKernel(sizes, device), X[start : start + rows]
     best = TopK.empty(X.shape[0], n_neighbors)
     for candidates, first in ((some, start), (X, 0)):
-        prepared = kernel.prepare(candidates)
+        prepared = kernel.prepare(candidates, 10)
         best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=first)
     assert_identical(best, on_cpu(X, X, n_neighbors))
 
@@ -177,7 +177,7 @@ def test_neighbours_that_are_found_again_change_nothing(shape, sizes, device, da
 def test_a_threshold_saves_work(sizes, device):
     X = unit_rows(SHAPES["skewed"](np.random.default_rng(6), 150, 60))
     kernel = GpuKernel(sizes, device)
-    prepared = kernel.prepare(X)
+    prepared = kernel.prepare(X, 10)
     options = {"queries_start": 0, "candidates_start": 0}
     first, cold = kernel.compute(X, prepared, TopK.empty(150, 3), **options)
     again, warm = kernel.compute(X, prepared, first, **options)
@@ -215,14 +215,14 @@ def test_memory_that_does_not_suffice_halves_the_tile(sizes, library, caplog):
 def test_memory_for_less_than_a_row_is_refused(library):
     X = unit_rows(SHAPES["random"](np.random.default_rng(8), 10, 40))
     with pytest.raises(ResourceError, match="single row of candidates"):
-        GpuKernel(device=EmulatedDevice(library, limit=8)).prepare(X)
+        GpuKernel(device=EmulatedDevice(library, limit=8)).prepare(X, 10)
 
 
 def test_another_kernels_block_is_refused(device):
     X = unit_rows(np.eye(3))
     with pytest.raises(TypeError, match="gpu kernel"):
         GpuKernel(device=device).compute(
-            X, CpuKernel().prepare(X), TopK.empty(3, 1), queries_start=0, candidates_start=0
+            X, CpuKernel().prepare(X, 10), TopK.empty(3, 1), queries_start=0, candidates_start=0
         )
 
 
@@ -244,7 +244,7 @@ def test_memory_is_foreseen(sizes, library):
     shape, device = BlockShape.of(X), EmulatedDevice(library)
     kernel = GpuKernel(sizes, device)
     foreseen = kernel.device_bytes_needed(shape, shape, 5)
-    prepared = kernel.prepare(X)
+    prepared = kernel.prepare(X, 10)
     assert prepared.nbytes <= device.xp.peak
     kernel.compute(X, prepared, TopK.empty(300, 5), queries_start=0, candidates_start=0)
     assert foreseen / 4 < device.xp.peak <= foreseen

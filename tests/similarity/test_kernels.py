@@ -90,7 +90,7 @@ def test_rows_whose_neighbours_are_sought_for_the_first_time_are_not_skipped(ker
 @pytest.mark.parametrize("name", ["groups", "dense", "parts"])
 def test_good_thresholds_skip_rows(name):
     X, kernel = urls(), EVERY_SEARCH[name]
-    prepared = kernel.prepare(X)
+    prepared = kernel.prepare(X, 10)
     best, first = kernel.compute(X, prepared, TopK.empty(400, 5), queries_start=0, candidates_start=0)
     _, again = kernel.compute(X, prepared, best, queries_start=0, candidates_start=0)
     assert first.skipped_rows < again.skipped_rows <= again.query_rows == 400

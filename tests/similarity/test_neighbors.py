@@ -91,7 +91,7 @@ def test_neighbours_that_are_found_again_change_nothing(shape, dense_share, data
     kernel, some = CpuKernel(dense_share=dense_share, cheap_list=-1), X[start : start + rows]
     best = TopK.empty(X.shape[0], n_neighbors)
     for candidates, first in ((some, start), (X, 0), (X, 0)):
-        prepared = kernel.prepare(candidates)
+        prepared = kernel.prepare(candidates, 10)
         best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=first)
     assert_identical((best.indices, best.similarities), cosine_kneighbors(X, n_neighbors))
 
@@ -110,7 +110,7 @@ def test_many_neighbours_equal_the_naive_reference(
     best = TopK.empty(X.shape[0], n_neighbors)
     blocks = [slice(0, known_rows), *(slice(at, at + block_rows) for at in range(0, X.shape[0], block_rows))]
     for block in blocks:
-        prepared = kernel.prepare(X[block])
+        prepared = kernel.prepare(X[block], 10)
         best, _ = kernel.compute(X, prepared, best, queries_start=0, candidates_start=block.start)
     assert_identical((best.indices, best.similarities), naive_kneighbors(X, n_neighbors))
 

@@ -250,7 +250,7 @@ class _Work:
             self._make_room(span)
             settings, at_once = self._job.settings.features, self._read_at_once(span)
             candidates = load_span(self._job.store, blocks, settings, at_once)
-            prepared, spent = self._timed(self._kernel.prepare, candidates)
+            prepared, spent = self._timed(self._kernel.prepare, candidates, self._k)
             self._preparing_ns += spent
             return prepared
 

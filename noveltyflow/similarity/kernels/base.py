@@ -132,10 +132,11 @@ class TileKernel(Protocol):
         """Return an upper bound of what `prepare` keeps beside the block and `compute` allocates, in bytes."""
         ...
 
-    def prepare(self, block: CsrMatrix, threads: int = 1) -> PreparedBlock:
+    def prepare(self, block: CsrMatrix, n_neighbors: int, *, threads: int = 1) -> PreparedBlock:
         """Index a block of candidates; worth keeping while several tiles use the same block.
 
-        A kernel may use up to `threads` threads, which do not change the result.
+        A kernel may use up to `threads` threads. Neither they nor the number of neighbours for which it is prepared
+        change the result: searches for fewer or more may take longer.
         """
         ...
 

@@ -71,8 +71,8 @@ def main() -> None:
     drawn.data /= np.repeat(np.sqrt((drawn * drawn).sum(axis=1)), np.diff(drawn.indptr))
     rows = as_unit_rows(drawn, "rows")
     for kernel in EVERY_SEARCH:
-        prepared = kernel.prepare(rows)
-        kernel.compute(rows, prepared, TopK.empty(_ROWS, 5), queries_start=0, candidates_start=0)
+        best = TopK.empty(_ROWS, 5)
+        kernel.compute(rows, kernel.prepare(rows, 5), best, queries_start=0, candidates_start=0)
 
 
 if __name__ == "__main__":

@@ -46,6 +46,8 @@ _GIVEN_UP = 32
 _PATIENCE, _LISTING = 200_000, 8
 """Multiply-adds that bounds may take beyond what computing everything does; and, for each non-zero of the candidates,
 what making the lists takes that are needed then, which is put off as long."""
+_TRIALS, _TRIED_ROWS, _TRIED_SHARE = 4, 32, 64
+"""How often some of a new index's own rows are searched for in it, how many at most, and one in how many."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,14 +144,11 @@ class CpuKernel:
     def prepare_bytes(self, candidates: BlockShape) -> int:
         """Return the bytes of the index and of what building it takes."""
         building = building_bytes(candidates.rows, candidates.nonzeros, candidates.features)
-        return self._index_bytes(candidates) + building
+        return self._index_bytes(candidates) + max(building, _bounded_bytes(candidates, candidates))
 
     def compute_bytes(self, queries: BlockShape, candidates: BlockShape, n_neighbors: int) -> int:
         """Return the bytes of the index, of one thread's arrays and of the result."""
-        bounded = max(
-            scratch_bytes(queries.longest_row, candidates.rows // LEAST_GROUP + 1),
-            batch_bytes(min(queries.longest_row, LONGEST_ROW)),
-        )
+        bounded = _bounded_bytes(queries, candidates)
         # What is left to the end, where all is computed, has lists of a slab at a time.
         slab = min(self.slab_rows, candidates.rows)
         longest = min(candidates.longest_row, candidates.features)
@@ -171,34 +170,43 @@ class CpuKernel:
         whole = max(listed, index_bytes(shape.rows, shape.nonzeros, shape.features))
         return whole + more_parts * ranks + ROW_BYTES * shape.rows
 
-    def prepare(self, block: CsrMatrix, threads: int = 1) -> CpuPrepared:
-        """Index `block`."""
+    def prepare(self, block: CsrMatrix, n_neighbors: int, *, threads: int = 1) -> CpuPrepared:
+        """Index `block`, unless computing everything is quicker."""
         if block.nnz and block.data.min() < 0:
-            n_rows = block.shape[0]
-            return CpuPrepared(block, (ListedPart(0, n_rows, PostingLists.of(block, np.arange(n_rows))),))
+            return CpuPrepared(block, (_all_listed(block, Block(0, 0, block.shape[0])),))
         # Parts of equal size: what a row costs beside its multiply-adds is paid once for each.
         n_parts = max(1, -(-block.shape[0] // self.part_rows))
         parts = split_rows(block.shape[0], max(1, -(-block.shape[0] // n_parts)))
-        return CpuPrepared(block, tuple(one for part in parts for one in self._index(block, part, threads)))
+        return CpuPrepared(
+            block, tuple(one for part in parts for one in self._index(block, part, n_neighbors, threads))
+        )
 
-    def _index(self, block: CsrMatrix, part: Block, threads: int) -> list[Part]:
-        """Index consecutive rows; where columns are frequent, those that are too long apart from the others."""
+    def _index(self, block: CsrMatrix, part: Block, n_neighbors: int, threads: int) -> list[Part]:
+        """Index consecutive rows, or list them all where no bounds pay."""
         rows = rows_of(block, part)
         frequency = column_frequency(rows.indices, rows.shape[1])
         cheap = frequency @ frequency <= self.cheap_list * (rows.nnz + _ROW_NONZEROS * rows.shape[0])
-        frequent = None if cheap else frequent_columns(rows, frequency, self.dense_share)
+        many = self.cheap_list >= 0 and n_neighbors * _MANY_NEIGHBORS >= part.n_rows
+        frequent = None if cheap or many else frequent_columns(rows, frequency, self.dense_share)
         del frequency  # as large as a small block's index
-        if cheap:
-            return [ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))]
+        if not cheap and not many:
+            indexed = self._bound(rows, part, frequent, threads)
+            if self.cheap_list < 0 or _pays(rows, indexed, n_neighbors):
+                too_long = np.flatnonzero(np.diff(rows.indptr) > LONGEST_ROW)
+                if frequent is None or not too_long.size:
+                    return [indexed]
+                return [indexed, ListedPart(part.start, part.n_rows, PostingLists.of(rows, too_long))]
+            del indexed  # before the lists are made, which take as much
+        return [_all_listed(rows, part)]
+
+    def _bound(self, rows: CsrMatrix, part: Block, frequent: Int64Array | None, threads: int) -> IndexedPart:
+        """Index the rows of a part; where columns are frequent, but for rows that are too long."""
         distinct = Distinct.of(rows)
-        if frequent is None:
-            index = GroupIndex.of(rows, distinct, threads, rows_in_group(rows, distinct, self.most_different))
-            return [IndexedPart(part.start, part.n_rows, distinct, index)]
-        too_long = np.flatnonzero(np.diff(rows.indptr) > LONGEST_ROW)
-        dense = IndexedPart(part.start, part.n_rows, distinct, DenseIndex.of(rows, distinct, frequent))
-        if not too_long.size:
-            return [dense]
-        return [dense, ListedPart(part.start, part.n_rows, PostingLists.of(rows, too_long))]
+        if frequent is not None:
+            return IndexedPart(part.start, part.n_rows, distinct, DenseIndex.of(rows, distinct, frequent))
+        group_rows = rows_in_group(rows, distinct, self.most_different)
+        index = GroupIndex.of(rows, distinct, threads, group_rows)
+        return IndexedPart(part.start, part.n_rows, distinct, index)
 
     def _slabs(self, rows: CsrMatrix, numbers: Int64Array) -> list[Int64Array]:
         """Cut row numbers into parts whose lists take little memory."""
@@ -237,8 +245,7 @@ class CpuKernel:
             if isinstance(part, ListedPart):
                 work += tile.exhaustive(every, part.lists)
                 continue
-            many = self.cheap_list >= 0 and best.indices.shape[1] * _MANY_NEIGHBORS >= part.n_rows
-            some, left = (TileStats(), every) if many else tile.bounded(part)
+            some, left = tile.bounded(part, _PATIENCE + _LISTING * part.index.columns.size)
             work += some
             if left.size:
                 rows = rows_of(candidates.block, Block(0, part.start, part.start + part.n_rows))
@@ -249,6 +256,31 @@ class CpuKernel:
                     work += tile.exhaustive(left, PostingLists.of(rows, slab))
         skipped = int(np.count_nonzero(~computed))
         return found, work + TileStats(queries.shape[0], skipped_rows=skipped)
+
+
+def _all_listed(rows: CsrMatrix, part: Block) -> ListedPart:
+    """All rows of a part, for which everything is computed."""
+    return ListedPart(part.start, part.n_rows, PostingLists.of(rows, np.arange(part.n_rows)))
+
+
+def _bounded_bytes(queries: BlockShape, candidates: BlockShape) -> int:
+    """Bytes of one thread's arrays where an index is searched."""
+    return max(
+        scratch_bytes(queries.longest_row, candidates.rows // LEAST_GROUP + 1),
+        batch_bytes(min(queries.longest_row, LONGEST_ROW)),
+    )
+
+
+def _pays(rows: CsrMatrix, part: IndexedPart, n_neighbors: int) -> bool:
+    """Whether bounds are quicker than computing everything for rows of the part itself, at half of some places."""
+    tried = min(_TRIED_ROWS, part.n_rows // _TRIED_SHARE)
+    given_up = 0
+    for start in np.linspace(0, part.n_rows - tried, _TRIALS).astype(np.int64).tolist():
+        queries = rows_of(rows, Block(0, start, start + tried))
+        tile = _Tile(queries, TopK.empty(tried, n_neighbors), np.zeros(tried, np.bool_), part.start, start)
+        _, left = tile.bounded(part, _PATIENCE)
+        given_up += int(left.size > 0)
+    return 2 * given_up <= _TRIALS
 
 
 def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Part]:
@@ -302,10 +334,12 @@ class _Tile:
         spent = time.perf_counter_ns() - began
         return TileStats(0, multiply_adds, pairs, pairs, accumulating_ns=spent)
 
-    def bounded(self, part: IndexedPart) -> tuple[TileStats, Int64Array]:
-        """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay."""
+    def bounded(self, part: IndexedPart, patience: int) -> tuple[TileStats, Int64Array]:
+        """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay.
+
+        They do not pay where they have taken `patience` multiply-adds more than computing everything would.
+        """
         work, left = TileStats(), [np.empty(0, np.int64)]
-        patience = _PATIENCE + _LISTING * part.index.columns.size
         first = MOST_QUERIES if isinstance(part.index, DenseIndex) else _GIVEN_UP
         for rows, fits in self._runs(part):
             start, given_up = rows.start, first if fits else rows.n_rows

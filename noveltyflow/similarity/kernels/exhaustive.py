@@ -10,7 +10,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.insertion import FEW, insert_neighbor
+from noveltyflow.similarity.kernels.insertion import FEW, before, insert_neighbor
 from noveltyflow.similarity.kernels.merging import Waiting, make_room, merge_candidates
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.kernels.reaching import LANES, lowest_bit, reaching
@@ -249,10 +249,10 @@ def _keep(
         )
     kept = 0
     for row in candidates:
-        similarity = np.float32(accumulators[row])
-        if similarity >= similarities[-1] and numbers[row] != own:
+        similarity, number = np.float32(accumulators[row]), first_row + numbers[row]
+        if before(similarity, number, similarities[-1], neighbors[-1]) and numbers[row] != own:
             kept += 1
-            insert_neighbor(similarities, neighbors, similarity, first_row + numbers[row])
+            insert_neighbor(similarities, neighbors, similarity, number)
     return kept
 
 

@@ -93,8 +93,8 @@ class GpuKernel:
         """See `DeviceKernel.limit_device_memory`."""
         self._device.limit_memory(n_bytes)
 
-    def prepare(self, block: CsrMatrix, threads: int = 1) -> GpuPrepared:  # noqa: ARG002 - the device does it
-        """Copy `block` to the device and index it there."""
+    def prepare(self, block: CsrMatrix, n_neighbors: int, *, threads: int = 1) -> GpuPrepared:  # noqa: ARG002
+        """Copy `block` to the device and index it there, in one way for any number of neighbours."""
         return GpuPrepared(block.shape[0], tuple(self._prepare(block, 0)))
 
     def compute(

@@ -63,8 +63,8 @@ def merge_candidates(
     while numbers.size >> row_bits:
         row_bits += 1
     for row in candidates:
-        similarity = np.float32(accumulators[row])
-        if similarity >= similarities[-1] and numbers[row] != own:
+        similarity, number = np.float32(accumulators[row]), first_row + numbers[row]
+        if before(similarity, number, similarities[-1], neighbors[-1]) and numbers[row] != own:
             waiting.keys[found] = (_rank(similarity) << row_bits) | row
             found += 1
             if found == waiting.keys.size:

@@ -16,7 +16,7 @@ from noveltyflow.similarity.kernels.dense.index import (
     DenseIndex,
 )
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
-from noveltyflow.similarity.kernels.effort import NEIGHBOR_COST, ROW_COST
+from noveltyflow.similarity.kernels.effort import effort_of_everything
 from noveltyflow.similarity.kernels.scoring import (
     SINGLE,
     Members,
@@ -142,12 +142,12 @@ def search_rows(
     batch = _make_batch(longest_query)
     n_slabs = -(-index.row_starts.size // SLAB_ROWS)
     most = batch.least.size
-    everything, tails, scoring = 0, 0, 0
+    everything, tails, scoring = 0.0, 0, 0
     begin(batch.work)
     for start in range(0, indptr.size - 1, most):
         stop = min(start + most, indptr.size - 1)
-        everything += _load(indptr[start : stop + 1], columns, weights, index, batch)
-        everything += (stop - start) * (ROW_COST + NEIGHBOR_COST * similarities.shape[1])
+        multiply_adds = _load(indptr[start : stop + 1], columns, weights, index, batch)
+        everything += (stop - start) * effort_of_everything(multiply_adds / (stop - start), row_of.size)
         spent(batch.work, SEEDING)
         near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
         for step in range(2 * n_slabs):

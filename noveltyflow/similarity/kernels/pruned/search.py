@@ -6,7 +6,7 @@ import numba
 import numpy as np
 
 from noveltyflow.similarity.kernels.compiling import uncounted
-from noveltyflow.similarity.kernels.effort import NEIGHBOR_COST, ROW_COST
+from noveltyflow.similarity.kernels.effort import effort_of_everything
 from noveltyflow.similarity.kernels.pruned.accumulate import (
     collect,
     largest,
@@ -92,8 +92,7 @@ def search_rows(
         )
         before = scratch.work[2]
         known = load_query(index, query.columns, query.weights, scratch)
-        everything += index.rows_each * unwalked(scratch, known)
-        everything += ROW_COST + NEIGHBOR_COST * query.neighbors.size
+        everything += effort_of_everything(index.rows_each * unwalked(scratch, known), row_of.size)
         columns_done += known
         if known:
             likely = _likely_groups(
