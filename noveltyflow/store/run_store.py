@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import logging
 import zlib
@@ -25,13 +24,11 @@ from noveltyflow.errors import DamageError, StoreError
 from noveltyflow.store import profile
 from noveltyflow.store.durable import PARTIAL, inside, load_json, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
+from noveltyflow.store.head import HEAD, HEADER, damaged_head, is_json, pack, unpack
 from noveltyflow.store.scratch import Scratch
 
 SCHEMA_VERSION = 3
 STAGES = ("urls", "features", "idf", "neighbors")
-_HEAD = "zarr.json"
-"""The file whose attribute `_HEADER` says what the run is of; a folder with a head is a run."""
-_HEADER = "noveltyflow"
 SCRATCH = ".scratch"
 """Name of the folder of unfinished work in a run folder."""
 ASIDE = ("audit.json", "options.json", "work.json", profile.FOLDER)
@@ -41,47 +38,12 @@ _SEAL = "seal"
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
 
-_UNMEASURED_BYTES, _MOST_RATIO = 64 << 20, 500
-"""Inputs in the head may be so many bytes, and above that so many times as large as they are stored."""
-
 log = logging.getLogger(__name__)
 
 
 def compressor() -> ZstdCodec:
     """The codec of every chunk; its checksum turns a flipped bit into an error."""
     return ZstdCodec(level=1, checksum=True)
-
-
-def _damaged_head(path: str) -> DamageError:
-    return DamageError(f"{path}: {_HEAD} is damaged; remove the folder, and make the run anew")
-
-
-def _pack(value: Any) -> str:
-    """JSON in one short text: every task reads the head of the run, and there may be 200,000 inputs."""
-    return base64.b64encode(zlib.compress(json.dumps(value).encode())).decode()
-
-
-def _unpack(text: str) -> Any:
-    """What `_pack` was given.
-
-    Raises
-    ------
-    ValueError, zlib.error
-        When the text is none of `_pack`, or becomes more than 64 MiB and 500 times as many bytes.
-    """
-    packed, unpacking = base64.b64decode(text), zlib.decompressobj()
-    data = unpacking.decompress(packed, max(_UNMEASURED_BYTES, _MOST_RATIO * len(packed)))
-    if not unpacking.eof:
-        raise ValueError("is cut off, or was made to fill the memory of whoever reads it")
-    return load_json(data)
-
-
-def _is_json(data: bytes) -> bool:
-    try:
-        load_json(data)
-    except ValueError:
-        return False
-    return True
 
 
 def _described() -> tuple[dict[str, Any], zarr.Group]:
@@ -120,16 +82,16 @@ class RunStore:
         """
         if path.startswith("memory:"):
             raise StoreError(f"{path}: a run in one process's memory is lost to all others; give a folder")
-        packed = {"inputs": _pack(header["inputs"])} if "inputs" in header else {}
-        attributes = {_HEADER: {"schema_version": SCHEMA_VERSION, **header, **packed}}
+        packed = {"inputs": pack(header["inputs"])} if "inputs" in header else {}
+        attributes = {HEADER: {"schema_version": SCHEMA_VERSION, **header, **packed}}
         head = {"attributes": attributes, "zarr_format": 3, "node_type": "group"}
         try:
             # Unlike Zarr's own, it has its name only once the disk holds what is in it.
-            Scratch(path).write(_HEAD, json.dumps(head, indent=2).encode())
+            Scratch(path).write(HEAD, json.dumps(head, indent=2).encode())
         except OSError as error:
             raise StoreError(f"{path}: cannot be made: {error}; choose another --out") from error
         store = cls(path, writable=True)
-        store.flush_folders([_HEAD])
+        store.flush_folders([HEAD])
         return store
 
     @cached_property
@@ -142,12 +104,12 @@ class RunStore:
                 files, mode="r+" if self.writable else "r", zarr_format=3, use_consolidated=False
             )
         except json.JSONDecodeError as error:
-            raise _damaged_head(self.path) from error
+            raise damaged_head(self.path) from error
         except (FileNotFoundError, ValueError) as error:
             raise StoreError(
                 f"{self.path}: no run here; make one with: noveltyflow run INPUT --out {self.path}"
             ) from error
-        header = group.attrs.asdict().get(_HEADER)
+        header = group.attrs.asdict().get(HEADER)
         if not isinstance(header, dict):
             raise StoreError(f"{self.path}: a Zarr folder, but not a run of noveltyflow")
         if header.get("schema_version") != SCHEMA_VERSION:
@@ -160,11 +122,11 @@ class RunStore:
     @cached_property
     def header(self) -> dict[str, Any]:
         """What `create` was given, and the schema version."""
-        header: dict[str, Any] = self.root.attrs.asdict()[_HEADER]  # type: ignore[assignment]
+        header: dict[str, Any] = self.root.attrs.asdict()[HEADER]  # type: ignore[assignment]
         try:
-            return {**header, "inputs": _unpack(header["inputs"])} if "inputs" in header else header
+            return {**header, "inputs": unpack(header["inputs"])} if "inputs" in header else header
         except (ValueError, zlib.error) as error:
-            raise _damaged_head(self.path) from error
+            raise damaged_head(self.path) from error
 
     @cached_property
     def reader(self) -> RunStore:
@@ -181,8 +143,8 @@ class RunStore:
     def holds_run(self) -> bool:
         """Whether a run, complete or not, is at the address."""
         try:
-            head = load_json(Scratch(self.path).read(_HEAD) or b"")
-            return "schema_version" in head["attributes"][_HEADER]
+            head = load_json(Scratch(self.path).read(HEAD) or b"")
+            return "schema_version" in head["attributes"][HEADER]
         except (NotADirectoryError, ValueError, KeyError, TypeError):
             return False
 
@@ -197,16 +159,16 @@ class RunStore:
         names = (
             [str(path).rsplit("/", 1)[-1] for path in fs.ls(root, detail=False)] if fs.isdir(root) else [""]
         )
-        if _HEAD in names and not _is_json(Scratch(self.path).read(_HEAD) or b""):
-            raise _damaged_head(self.path)
-        if not all(name.startswith(_HEAD) and name.endswith(PARTIAL) for name in names):
+        if HEAD in names and not is_json(Scratch(self.path).read(HEAD) or b""):
+            raise damaged_head(self.path)
+        if not all(name.startswith(HEAD) and name.endswith(PARTIAL) for name in names):
             raise StoreError(f"{self.path}: exists and is not a run of noveltyflow; choose another --out")
 
     def remove(self) -> None:
         """Delete the run: its markers first, its head last, so that a kill leaves an empty run, never half of one."""
         fs, root = fsspec.core.url_to_fs(self.path)
         first = [f"{root}/stages", f"{root}/{SCRATCH}"]
-        others = [path for path in fs.ls(root, detail=False) if not str(path).endswith(f"/{_HEAD}")]
+        others = [path for path in fs.ls(root, detail=False) if not str(path).endswith(f"/{HEAD}")]
         for path in [*first, *others]:
             if fs.exists(path):
                 fs.rm(path, recursive=True)
@@ -295,7 +257,7 @@ class RunStore:
             fill_value=fill,
             compressors=compressor(),
         )
-        description = f"{name}/{_HEAD}"
+        description = f"{name}/{HEAD}"
         if Scratch(self.path).read(description) != wanted[description].to_bytes():
             Scratch(self.path).remove(name)
         self._describe(wanted)
@@ -310,7 +272,7 @@ class RunStore:
         """Write descriptions, but the run's own, where others are: Zarr would keep what is left of damaged ones."""
         files = Scratch(self.path)
         for file, content in wanted.items():
-            if file != _HEAD and files.read(file) != content.to_bytes():
+            if file != HEAD and files.read(file) != content.to_bytes():
                 files.write(file, content.to_bytes())
 
     def put(self, name: str, values: np.ndarray[Any, Any], attributes: dict[str, Any] | None = None) -> None:

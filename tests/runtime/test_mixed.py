@@ -33,7 +33,8 @@ SETTINGS = ScoringSettings(
 )
 BLOCK_ROWS, TILES = 40, 144
 RESOURCES = {"cpu": "CPU=1", "gpu": "GPU=1"}
-SLOW, FAST = 0.2, 0.01
+SLOW, BRISK, FAST = 0.2, 0.05, 0.01
+"""Seconds that a stand-in takes for a tile, on top of computing it."""
 
 
 class Watch(Silent):
@@ -77,9 +78,17 @@ def reference(urls: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def workers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
+def cpu_seconds() -> float:
+    """What the CPU worker takes for a tile; a test to which its slowness is nothing asks for another."""
+    return SLOW
+
+
+@pytest.fixture
+def workers(
+    cpu_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
     """A scheduler with one worker of each kind and no nannies; its address is in SCHEDULER."""
-    monkeypatch.setenv("STAND_IN_CPU_SECONDS", str(SLOW))
+    monkeypatch.setenv("STAND_IN_CPU_SECONDS", str(cpu_seconds))
     monkeypatch.setenv("STAND_IN_GPU_SECONDS", str(FAST))
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.5)
     options = ["--nworkers", "1", "--no-nanny", "--memory-limit", "900MiB"]
@@ -121,6 +130,7 @@ def test_shares_follow_speed(client: Client, urls: Path, reference: str, tmp_pat
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cpu_seconds", [BRISK])
 @pytest.mark.parametrize("dies", ["cpu", "gpu"])
 def test_work_of_the_dead_is_done_by_the_others(
     dies: str,
@@ -139,6 +149,7 @@ def test_work_of_the_dead_is_done_by_the_others(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cpu_seconds", [BRISK])
 @pytest.mark.parametrize("backend", ["cpu", "gpu"])
 def test_only_the_backend_asked_for_computes(
     backend: str, client: Client, urls: Path, reference: str, tmp_path: Path

@@ -14,7 +14,7 @@ from runtime.faults import MOMENTS, OPTIONS, start, until
 
 from noveltyflow.testing.runs import assert_same_content
 
-FINE = [*OPTIONS, "--block-rows", "50", "--log-level", "debug"]
+FINE = [*OPTIONS, "--block-rows", "100", "--log-level", "debug"]
 """So many tiles that they last a while; each task tells how many of them it computed."""
 
 

@@ -10,8 +10,8 @@ from itertools import pairwise
 import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
+from noveltyflow.similarity.kernels.dense.batch import MOST_QUERIES, batch_bytes
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
-from noveltyflow.similarity.kernels.dense.search import MOST_QUERIES, batch_bytes
 from noveltyflow.similarity.kernels.duplicates import Distinct
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import (

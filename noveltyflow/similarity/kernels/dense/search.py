@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import numba
 import numpy as np
 
-from noveltyflow.similarity.kernels.dense.index import (
-    GROUP_ROWS,
-    HEAD_NUMBER,
-    LEVELS,
-    SLAB_GROUPS,
-    SLAB_ROWS,
-    DenseIndex,
-)
+from noveltyflow.similarity.kernels.dense.batch import Batch, columns_of, load, make_batch
+from noveltyflow.similarity.kernels.dense.index import GROUP_ROWS, SLAB_GROUPS, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.kernels.dense.lanes import add_columns, add_largest
 from noveltyflow.similarity.kernels.effort import effort_of_everything
 from noveltyflow.similarity.kernels.scoring import (
@@ -25,92 +17,14 @@ from noveltyflow.similarity.kernels.scoring import (
     insert_members,
     is_known,
     leave_columns,
-    places_for,
     score,
-    table_bytes,
 )
-from noveltyflow.similarity.kernels.ticks import ACCUMULATING, SEEDING, VERIFYING, WORK_SLOTS, begin, spent
+from noveltyflow.similarity.kernels.ticks import ACCUMULATING, SEEDING, VERIFYING, begin, spent
 from noveltyflow.types import AnyArray, BoolArray, Float32Array, Int32Array, Int64Array
 
-MOST_QUERIES, _LEAST_QUERIES, _BATCH_COLUMNS = 256, 64, 1 << 18
-"""Query rows that go through a slab together, at most and at least, and columns of all of them between the two."""
-_MOST = 65_535.0
 _BUCKETS = 256
 _PRODUCT_COST, _CANDIDATE_COST = 0.1, 20
 """What a product in the head takes, and listing a candidate and beginning its similarity, in multiply-adds."""
-
-
-class Batch(NamedTuple):
-    """Arrays of one thread; b is the number of queries, n = `width` the most columns of a query row.
-
-    `head_columns` and `head_factors` uint16 (b * n,): head columns of each query and its levels there, from the front
-    the `n_first` that make group bounds loose, from the back the others;
-    `tail_columns` int64 and `tail_factors` uint16 (b * n,) likewise; `n_first`, `n_heads`, `n_tails` int64
-    (b,);
-    `scale` float64 (b,): product of levels that stands for similarity 1; `least` int64 (b,): least sum with which
-    a row can still be among the best; `sums` uint16 (b * `SLAB_ROWS`,): sums of products of levels; `bounds` uint16
-    (b, `SLAB_GROUPS`): no sum of the group is larger, 0 where its sums are incomplete; `some_bounds` uint16 (32,);
-    `rest_bounds` uint16 (b, `SLAB_GROUPS`): what the head columns after the first can add in a group, at most;
-    `rows`, `sorted_rows` int32 (`SLAB_ROWS`,): candidates; `keys`, `left_out` int32, `values` float32:
-    see `scoring.score`; `work` int64 (`WORK_SLOTS`,): products, candidates, similarities, how many places are left
-    out, and what `kernels.ticks` counts.
-    """
-
-    head_columns: AnyArray
-    head_factors: AnyArray
-    tail_columns: Int64Array
-    tail_factors: AnyArray
-    n_first: Int64Array
-    n_heads: Int64Array
-    n_tails: Int64Array
-    scale: AnyArray
-    least: Int64Array
-    sums: AnyArray
-    bounds: AnyArray
-    some_bounds: AnyArray
-    rest_bounds: AnyArray
-    rows: Int32Array
-    sorted_rows: Int32Array
-    keys: Int32Array
-    values: Float32Array
-    left_out: Int32Array
-    work: Int64Array
-    width: int
-
-
-def batch_bytes(longest_row: int) -> int:
-    """Bytes of the arrays that `_make_batch` makes, for queries of at most so many columns."""
-    columns = 14 * max(_BATCH_COLUMNS, _LEAST_QUERIES * longest_row)
-    sums = MOST_QUERIES * (2 * SLAB_ROWS + 4 * SLAB_GROUPS + 40)
-    return columns + sums + 8 * SLAB_ROWS + table_bytes(longest_row) + 4 * longest_row + 1024
-
-
-@numba.njit(nogil=True, cache=True)
-def _make_batch(longest_query: int) -> Batch:
-    width = longest_query
-    most = min(MOST_QUERIES, max(_LEAST_QUERIES, _BATCH_COLUMNS // max(1, width)))
-    return Batch(
-        np.zeros(most * width, HEAD_NUMBER),
-        np.zeros(most * width, np.uint16),
-        np.zeros(most * width, np.int64),
-        np.zeros(most * width, np.uint16),
-        np.zeros(most, np.int64),
-        np.zeros(most, np.int64),
-        np.zeros(most, np.int64),
-        np.zeros(most, np.float64),
-        np.zeros(most, np.int64),
-        np.zeros(most * SLAB_ROWS, np.uint16),
-        np.zeros((most, SLAB_GROUPS), np.uint16),
-        np.zeros(GROUP_ROWS, np.uint16),
-        np.zeros((most, SLAB_GROUPS), np.uint16),
-        np.empty(SLAB_ROWS, np.int32),
-        np.empty(SLAB_ROWS, np.int32),
-        np.full(places_for(longest_query), -1, np.int32),
-        np.empty(places_for(longest_query), np.float32),
-        np.empty(longest_query, np.int32),
-        np.zeros(WORK_SLOTS, np.int64),
-        width,
-    )
 
 
 @numba.njit(nogil=True, cache=True)
@@ -139,14 +53,14 @@ def search_rows(
     longest_query = 0
     for row in range(indptr.size - 1):
         longest_query = max(longest_query, indptr[row + 1] - indptr[row])
-    batch = _make_batch(longest_query)
+    batch = make_batch(longest_query)
     n_slabs = -(-index.row_starts.size // SLAB_ROWS)
     most = batch.least.size
     everything, tails, scoring = 0.0, 0, 0
     begin(batch.work)
     for start in range(0, indptr.size - 1, most):
         stop = min(start + most, indptr.size - 1)
-        multiply_adds = _load(indptr[start : stop + 1], columns, weights, index, batch)
+        multiply_adds = load(indptr[start : stop + 1], columns, weights, index, batch)
         everything += (stop - start) * effort_of_everything(multiply_adds / (stop - start), row_of.size)
         spent(batch.work, SEEDING)
         near = row_of[min(max(start + own_offset, 0), row_of.size - 1)] // SLAB_ROWS
@@ -184,68 +98,6 @@ def search_rows(
             if scoring > most_scoring:
                 return batch.work[:3], batch.work[SEEDING : VERIFYING + 1], start
     return batch.work[:3], batch.work[SEEDING : VERIFYING + 1], indptr.size - 1
-
-
-@numba.njit(nogil=True, cache=True)
-def _load(
-    indptr: Int64Array, columns: Int32Array, weights: Float32Array, index: DenseIndex, batch: Batch
-) -> int:
-    """Levels of the queries, as high as keeps every sum of products within 16 bits, by Cauchy-Schwarz.
-
-    Returns how many multiply-adds their head columns take with all rows.
-    """
-    everything = 0
-    for query in range(indptr.size - 1):
-        start, stop = indptr[query], indptr[query + 1]
-        squares = 0.0
-        for place in range(start, stop):
-            squares += np.float64(weights[place]) ** 2
-        # Rounding up adds at most 1 to a level, and so the root of their number to the norm.
-        room = _MOST / max(index.largest_norm, 1.0) - np.sqrt(stop - start) - 1.0
-        levels = min(room / max(np.sqrt(squares), 1e-30), LEVELS * 1.06)
-        batch.scale[query] = levels * LEVELS
-        everything += _split_columns(columns[start:stop], weights[start:stop], levels, query, index, batch)
-    return everything
-
-
-@numba.njit(nogil=True, cache=True)
-def _split_columns(
-    columns: Int32Array,
-    weights: Float32Array,
-    levels: float,
-    query: int,
-    index: DenseIndex,
-    batch: Batch,
-) -> int:
-    """Write a query's levels: in head columns that take more than the mean from its bounds, others, and the tail.
-
-    Returns how many rows have its head columns, summed.
-    """
-    column_of, of_head, everything = index.column_of, index.of_head, 0
-    total, heads, tails, base = 0.0, 0, 0, query * batch.width
-    for place in range(columns.size):
-        number = column_of[columns[place]]
-        if number >= 0:
-            total += np.float64(weights[place]) * of_head[number, 0]
-            everything += int(of_head[number, 1])
-            heads += 1
-    least, first, last = total / max(1, heads), base, base + batch.width
-    for place in range(columns.size):
-        number, weight = column_of[columns[place]], np.float64(weights[place])
-        level = np.uint16(np.ceil(weight * levels))
-        if number >= 0:
-            if weight * of_head[number, 0] >= least:
-                slot = first
-                first += 1
-            else:
-                last -= 1
-                slot = last
-            batch.head_columns[slot], batch.head_factors[slot] = number, level
-        elif number < -1:
-            batch.tail_columns[base + tails], batch.tail_factors[base + tails] = -2 - number, level
-            tails += 1
-    batch.n_first[query], batch.n_heads[query], batch.n_tails[query] = first - base, heads, tails
-    return everything
 
 
 @numba.njit(nogil=True, cache=True)
@@ -300,7 +152,7 @@ def _sum_heads(
                 bounds[query, group] = 0
                 continue
             at = query * SLAB_ROWS + group * GROUP_ROWS
-            first, rest = _columns_of(query, batch)
+            first, rest = columns_of(query, batch)
             bound = add_columns(sums, at, head, start, columns[first], factors[first], batch.n_first[query])
             batch.work[0] += batch.n_first[query] * GROUP_ROWS
             if np.int64(bound) + rest_bounds[query, group] < least[query]:
@@ -309,13 +161,6 @@ def _sum_heads(
             n_rest = batch.n_heads[query] - batch.n_first[query]
             bounds[query, group] = add_columns(sums, at, head, start, columns[rest], factors[rest], n_rest)
             batch.work[0] += n_rest * GROUP_ROWS
-
-
-@numba.njit(nogil=True, cache=True)
-def _columns_of(query: int, batch: Batch) -> tuple[slice, slice]:
-    """Where the first head columns of a query stand, and where the others."""
-    begin, end, n_first = query * batch.width, (query + 1) * batch.width, batch.n_first[query]
-    return slice(begin, begin + n_first), slice(end - (batch.n_heads[query] - n_first), end)
 
 
 @numba.njit(nogil=True, cache=True)
@@ -328,7 +173,7 @@ def _bound_groups(index: DenseIndex, slab: int, above: int, query: int, batch: B
         some[lane] = add_columns(sums, at, index.head, 0, columns, factors, 0)
     start = (slab * (SLAB_GROUPS // GROUP_ROWS) + above) * index.n_head * GROUP_ROWS
     groups = slice(above * GROUP_ROWS, (above + 1) * GROUP_ROWS)
-    first, rest = _columns_of(query, batch)
+    first, rest = columns_of(query, batch)
     add_largest(some, 0, index.largest, start, columns[first], factors[first], n_first)
     bounds, rest_bounds = batch.bounds[query, groups], batch.rest_bounds[query, groups]
     bounds[:] = some

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import filecmp
 import json
-import os
-import re
 import shutil
 import subprocess
 import sys
@@ -13,82 +10,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from damage.damaging import SETTINGS, assert_same_bytes, compute, flip, pipe, truncate
 from helpers import Cli, some_urls
 
 import noveltyflow.verify
-from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
 from noveltyflow.errors import DamageError
 from noveltyflow.run import open_run
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.progress import Silent
-from noveltyflow.runtime.repair import repair_run
 from noveltyflow.runtime.stages import neighbors
 from noveltyflow.runtime.stages.seal import finish
 from noveltyflow.store import RunStore
-from noveltyflow.store.profile import open_stages
 from noveltyflow.testing.runs import content_files
 from noveltyflow.verify import Audit, verify
-
-SETTINGS = ScoringSettings(
-    features=FeatureSettings(n_features=4096), neighbors=NeighborSettings(n_neighbors=5)
-)
-
-
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("whole")
-    (folder / "urls.txt").write_text("\n".join([*some_urls(300, seed=5), "", "http://"]))
-    compute(folder)
-    return folder / "run.zarr"
-
-
-@pytest.fixture
-def run(whole: Path, tmp_path: Path) -> Path:
-    """A copy that may be damaged."""
-    return Path(shutil.copytree(whole, tmp_path / "run.zarr"))
-
-
-def compute(
-    folder: Path, out: Path | None = None, *, repair: bool = False, block_rows: int | None = 64
-) -> list[str]:
-    """Run, or repair and run; what was said about damage."""
-    said = Notes()
-    plan = plan_run([str(folder / "urls.txt")], str(out or folder / "run.zarr"), SETTINGS)
-    block_rows = plan.block_rows(block_rows)
-    if repair:
-        repair_run(plan, SerialExecutor(), said, ["cpu"])
-    execute(plan, SerialExecutor(), said, block_rows=block_rows, backend="cpu")
-    return said.notes
-
-
-class Notes(Silent):
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def note(self, message: str) -> None:
-        self.notes.append(message)
-
-
-def flip(path: Path) -> None:
-    damaged = bytearray(path.read_bytes())
-    damaged[len(damaged) // 2] ^= 1
-    path.write_bytes(damaged)
-
-
-def truncate(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-3])
-
-
-def pipe(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    os.mkfifo(path)
-
-
-def assert_same_bytes(run: Path, whole: Path) -> None:
-    assert content_files(run) == content_files(whole)
-    assert filecmp.cmpfiles(run, whole, content_files(whole), shallow=False)[1:] == ([], [])
-
 
 DAMAGES = {"flipped": flip, "truncated": truncate, "missing": Path.unlink, "a pipe": pipe}
 IN_PLACE = [
@@ -247,57 +182,11 @@ def test_what_cannot_be_read_back_is_vouched_for_by_no_marker(run: Path) -> None
     assert store.figures("idf")["fingerprint"] != "x"
 
 
-DAMAGED_READS = {
-    "rows/count/c/0": ("top", "export"),
-    "rows/first_seen/c/4": ("export",),
-    "rows/url/c/1": ("top", "neighbors", "export"),
-    "neighbors/indices/c/0/0": ("top", "neighbors", "export"),
-    "neighbors/similarities/c/0/0": ("top", "neighbors", "export"),
-}
-"""By the damaged file, which questions come to it."""
-
-
-@pytest.mark.parametrize("name", DAMAGED_READS)
-@pytest.mark.parametrize("how", ["flipped", "cut off", "missing"])
-def test_who_asks_for_what_is_damaged_is_told_its_name_and_the_remedy(
-    how: str, name: str, cli: Cli, run: Path, tmp_path: Path
-) -> None:
-    first = open_run(str(run)).frame().head(1)["url"].iloc[0]
-    arguments = {"top": ["-n", 300], "neighbors": [first], "export": [tmp_path / "rows.csv"]}
-    if how == "missing":
-        (run / name).unlink()
-    elif how == "flipped":
-        flip(run / name)
-    else:
-        (run / name).write_bytes((run / name).read_bytes()[:-3])
-    array = name.split("/c/")[0]
-    for command in DAMAGED_READS[name]:
-        done = cli(command, run, *arguments[command])
-        assert done.returncode == 1
-        said = f"chunk {name} is missing;" if how == "missing" else rf"{array}, rows \d+-\d+ is damaged \("
-        assert re.search(rf"^noveltyflow: \S*{run}: {said}.*--repair$", done.stderr, re.MULTILINE), command
-    assert not (tmp_path / "rows.csv").exists()
-
-
 def test_unexpected_file_is_named_and_removed(run: Path, whole: Path) -> None:
     (run / "rows/url/c/99").write_bytes(b"stray")
     assert verify(str(run)).problems == ["rows/url/c/99: was not stored by the run"]
     compute(whole.parent, run, repair=True)
     assert_same_bytes(run, whole)
-
-
-def test_damaged_chunk_is_an_error_that_names_it_when_read(run: Path) -> None:
-    flip(run / "rows/url/c/0")
-    (run / "neighbors/indices/c/1/0").unlink()
-    flip(run / "neighbors/similarities/c/2/0")
-    opened = open_run(str(run))
-    with pytest.raises(DamageError, match=r"neighbors/similarities, rows 128-191 is damaged.*--repair"):
-        opened.scores().compute()
-    flip(run / "neighbors/similarities/c/2/0")
-    with pytest.raises(DamageError, match=r"rows/url, rows 0-63 is damaged.*--repair"):
-        opened.top(1000)
-    with pytest.raises(DamageError, match=r"neighbors/indices/c/1/0 is missing.*--repair"):
-        opened.neighbor_block(opened.blocks[1])
 
 
 def forge(run: Path, name: str, row: object, value: object) -> list[str]:
@@ -399,39 +288,6 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr
     assert cli("verify", out).returncode == 0
-
-
-@pytest.mark.parametrize("content", ["x", "[1]"])
-def test_a_damaged_audit_is_named(cli: Cli, run: Path, content: str) -> None:
-    (run / "audit.json").write_text(content)
-    done = cli("info", run)
-    assert done.returncode == 1
-    assert f"{run}/audit.json is damaged; remove it" in done.stderr
-
-
-def ask_everything(run: str) -> None:
-    opened = open_run(run)
-    opened.info()
-    opened.top(len(opened))
-    opened.neighbor_block(opened.blocks[0])
-
-
-@pytest.mark.parametrize(
-    "name",
-    [
-        "zarr.json",
-        "rows/url/zarr.json",
-        "audit.json",
-        "work.json",
-        "memory/worker.csv",
-        "neighbors/indices/c/0/0",
-    ],
-)
-def test_a_pipe_among_the_files_of_a_run_is_named_and_not_waited_for(name: str, run: Path) -> None:
-    open_stages(str(run)).close()
-    pipe(run / name)
-    with pytest.raises(DamageError, match=f"{name}: is neither a file nor a folder, .*remove it"):
-        ask_everything(str(run))
 
 
 def test_damage_is_told_by_the_status_when_nobody_reads(run: Path) -> None:
