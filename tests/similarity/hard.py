@@ -9,7 +9,8 @@ import scipy.sparse.linalg
 from noveltyflow.config import FeatureSettings
 from noveltyflow.features.hashing import hash_block
 from noveltyflow.features.weighting import inverse_document_frequency, weight_block
-from noveltyflow.similarity.kernels.cpu import CpuKernel, CpuPrepared, ListedPart
+from noveltyflow.similarity.kernels.cpu import CpuKernel
+from noveltyflow.similarity.kernels.parts import CpuPrepared, ListedPart
 from noveltyflow.similarity.kernels.postings import PostingLists
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.validation import as_unit_rows

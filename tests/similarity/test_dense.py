@@ -16,7 +16,7 @@ from similarity.hard import (
     url_texts,
 )
 
-from noveltyflow.similarity.kernels import cpu
+from noveltyflow.similarity.kernels import cpu, searching
 from noveltyflow.similarity.kernels.dense import index
 from noveltyflow.similarity.kernels.dense.index import LONGEST_ROW, SLAB_ROWS, DenseIndex
 from noveltyflow.similarity.neighbors import search
@@ -102,7 +102,8 @@ def test_columns_and_weights_of_long_rows_do_not_decide_which_index_is_made(shor
 
 def test_a_part_of_nothing_but_long_rows_is_computed(monkeypatch):
     X = text_matrix(url_texts(np.random.default_rng(6), 40), ngram_range=(2, 3), n_features=1 << 12)
-    monkeypatch.setattr(cpu, "LONGEST_ROW", 1)
+    for module in (cpu, searching):
+        monkeypatch.setattr(module, "LONGEST_ROW", 1)
     kernel = indexed(dense_share=0.0, part_rows=15)
     assert isinstance(kernel.prepare(X, 10).parts[0].index, DenseIndex)
     assert_equals_exhaustive(X, 5, kernel)

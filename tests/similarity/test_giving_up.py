@@ -16,8 +16,9 @@ from similarity.hard import (
     url_texts,
 )
 
-from noveltyflow.similarity.kernels.cpu import CpuKernel, IndexedPart, ListedPart
+from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.dense.index import DenseIndex
+from noveltyflow.similarity.kernels.parts import IndexedPart, ListedPart
 from noveltyflow.similarity.kernels.pruned.index import GroupIndex
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.validation import as_unit_rows

@@ -10,7 +10,7 @@ from llvmlite import binding
 from similarity.hard import HARD, Exhaustive, indexed, text_matrix, url_texts
 
 from noveltyflow.errors import ResourceError, SettingsError
-from noveltyflow.similarity.kernels import cpu, registry
+from noveltyflow.similarity.kernels import registry, searching
 from noveltyflow.similarity.kernels.base import TileStats, time_shares
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.ticks import COUNTER, has_counter
@@ -131,7 +131,7 @@ def test_times_of_stages_are_those_of_the_calls(kernel):
     ids=["counted", "not counted", "counted back", "many"],
 )
 def test_time_is_shared_out_as_ticks_are(ticks, times):
-    stats = cpu._by_stage(101, np.array(ticks))
+    stats = searching._by_stage(101, np.array(ticks))
     assert (stats.seeding_ns, stats.accumulating_ns, stats.verifying_ns) == times
 
 

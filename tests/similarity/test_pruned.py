@@ -20,11 +20,12 @@ from similarity.hard import (
     url_texts,
 )
 
-from noveltyflow.similarity.kernels import cpu
+from noveltyflow.similarity.kernels import cpu, searching
 from noveltyflow.similarity.kernels.base import BlockShape
-from noveltyflow.similarity.kernels.cpu import CpuKernel, ListedPart
+from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.dense.index import DenseIndex
 from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.similarity.kernels.parts import ListedPart
 from noveltyflow.similarity.kernels.pruned.accumulate import walk
 from noveltyflow.similarity.kernels.pruned.index import (
     LEAST_GROUP,
@@ -299,7 +300,7 @@ def test_similarities_beyond_the_precision_of_float32_still_tie():
 
 
 def test_a_very_long_query_is_computed_exhaustively(monkeypatch):
-    monkeypatch.setattr(cpu, "LONGEST_QUERY", 3)
+    monkeypatch.setattr(searching, "LONGEST_QUERY", 3)
     X = HARD["numbered"](50)
     _, stats = search(X, X, 5, indexed())
     assert stats.multiply_adds == sum(np.bincount(X.indices).astype(int) ** 2)
@@ -309,8 +310,9 @@ def test_a_very_long_query_is_computed_exhaustively(monkeypatch):
 def test_only_rows_that_are_too_long_are_computed_exhaustively(kernel, monkeypatch):
     X = text_matrix(url_texts(np.random.default_rng(4), 300), ngram_range=(2, 3), n_features=1 << 12)
     longest = int(np.median(np.diff(X.indptr)))
-    monkeypatch.setattr(cpu, "LONGEST_QUERY", longest)
-    monkeypatch.setattr(cpu, "LONGEST_ROW", longest)
+    monkeypatch.setattr(searching, "LONGEST_QUERY", longest)
+    for module in (cpu, searching):
+        monkeypatch.setattr(module, "LONGEST_ROW", longest)
     assert_equals_exhaustive(X, 5, kernel)
     _, stats = search(X, X, 5, kernel)
     too_long = np.flatnonzero(np.diff(X.indptr) > longest)

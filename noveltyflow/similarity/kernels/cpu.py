@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
 from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileStats
-from noveltyflow.similarity.kernels.dense.batch import MOST_QUERIES, batch_bytes
+from noveltyflow.similarity.kernels.dense.batch import batch_bytes
 from noveltyflow.similarity.kernels.dense.index import LEAST_SHARE, LONGEST_ROW, DenseIndex, frequent_columns
 from noveltyflow.similarity.kernels.duplicates import Distinct
+from noveltyflow.similarity.kernels.parts import CpuPrepared, IndexedPart, ListedPart, Part, nearest_first
 from noveltyflow.similarity.kernels.postings import PostingLists, column_frequency
 from noveltyflow.similarity.kernels.pruned.index import (
     LEAST_GROUP,
@@ -23,10 +21,11 @@ from noveltyflow.similarity.kernels.pruned.index import (
     index_bytes,
     rows_in_group,
 )
-from noveltyflow.similarity.kernels.pruned.query import LONGEST_QUERY, scratch_bytes
+from noveltyflow.similarity.kernels.pruned.query import scratch_bytes
+from noveltyflow.similarity.kernels.searching import LISTING, PATIENCE, Tile
 from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
-from noveltyflow.types import BoolArray, CsrMatrix, Int64Array
+from noveltyflow.types import CsrMatrix, Int64Array
 
 SLAB_ROWS = 1 << 14
 """Candidates whose posting lists are made at a time, where they are not kept."""
@@ -41,68 +40,8 @@ _MANY_NEIGHBORS = 8
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
-_GIVEN_UP = 32
-"""Query rows for which everything is computed after one for which bounds have not paid; a batch, if it is one."""
-_PATIENCE, _LISTING = 200_000, 8
-"""Multiply-adds that bounds may take beyond what computing everything does; and, for each non-zero of the candidates,
-what making the lists takes that are needed then, which is put off as long."""
 _TRIALS, _TRIED_ROWS, _TRIED_SHARE = 4, 32, 64
 """How often some of a new index's own rows are searched for in it, how many at most, and one in how many."""
-
-
-@dataclass(frozen=True, eq=False)
-class IndexedPart:
-    """`n_rows` consecutive candidates from row `start` of the block on, few enough for one index."""
-
-    start: int
-    n_rows: int
-    distinct: Distinct
-    index: GroupIndex | DenseIndex
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes beside the rows themselves."""
-        return self.distinct.nbytes + self.index.nbytes
-
-
-@dataclass(frozen=True, eq=False)
-class ListedPart:
-    """Some of `n_rows` consecutive candidates from row `start` of the block on, for which all is computed."""
-
-    start: int
-    n_rows: int
-    lists: PostingLists
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes beside the rows themselves."""
-        return self.lists.nbytes
-
-
-Part = IndexedPart | ListedPart
-
-
-@dataclass(frozen=True, eq=False)
-class CpuPrepared:
-    """Candidates with their index in parts."""
-
-    block: CsrMatrix
-    parts: tuple[Part, ...]
-
-    @property
-    def n_rows(self) -> int:
-        """Number of rows of the block."""
-        return int(self.block.shape[0])
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the block and of its index."""
-        block = self.block.data.nbytes + self.block.indices.nbytes + self.block.indptr.nbytes
-        return int(block + sum(part.nbytes for part in self.parts))
-
-    def rows(self, start: int, stop: int) -> CsrMatrix:
-        """See `PreparedBlock.rows`."""
-        return rows_of(self.block, Block(0, start, stop))
 
 
 @dataclass(frozen=True)
@@ -157,9 +96,7 @@ class CpuKernel:
         )
         exhaustive = 12 * candidates.rows + 16 * queries.longest_row
         scratch = max(bounded, exhaustive, lists + 12 * slab + 16 * queries.longest_row)
-        merged = (
-            44 * n_neighbors + 1024
-        )  # what waits in `exhaustive.py` to be merged, where neighbours are many
+        merged = 44 * n_neighbors + 1024  # what waits to be merged, where neighbours are many
         return self._index_bytes(candidates) + scratch + merged + (12 * n_neighbors + 33) * queries.rows
 
     def _index_bytes(self, shape: BlockShape) -> int:
@@ -240,12 +177,12 @@ class CpuKernel:
         own_offset = queries_start - candidates_start if exclude_self else _NOBODY
         work, computed = TileStats(), np.zeros(queries.shape[0], np.bool_)
         every = np.arange(queries.shape[0])
-        for part in _nearest_first(candidates.parts, own_offset, queries.shape[0]):
-            tile = _Tile(queries, found, computed, candidates_start + part.start, own_offset - part.start)
+        for part in nearest_first(candidates.parts, own_offset, queries.shape[0]):
+            tile = Tile(queries, found, computed, candidates_start + part.start, own_offset - part.start)
             if isinstance(part, ListedPart):
                 work += tile.exhaustive(every, part.lists)
                 continue
-            some, left = tile.bounded(part, _PATIENCE + _LISTING * part.index.columns.size)
+            some, left = tile.bounded(part, PATIENCE + LISTING * part.index.columns.size)
             work += some
             if left.size:
                 rows = rows_of(candidates.block, Block(0, part.start, part.start + part.n_rows))
@@ -277,18 +214,10 @@ def _pays(rows: CsrMatrix, part: IndexedPart, n_neighbors: int) -> bool:
     given_up = 0
     for start in np.linspace(0, part.n_rows - tried, _TRIALS).astype(np.int64).tolist():
         queries = rows_of(rows, Block(0, start, start + tried))
-        tile = _Tile(queries, TopK.empty(tried, n_neighbors), np.zeros(tried, np.bool_), part.start, start)
-        _, left = tile.bounded(part, _PATIENCE)
+        tile = Tile(queries, TopK.empty(tried, n_neighbors), np.zeros(tried, np.bool_), part.start, start)
+        _, left = tile.bounded(part, PATIENCE)
         given_up += int(left.size > 0)
     return 2 * given_up <= _TRIALS
-
-
-def _nearest_first(parts: tuple[Part, ...], start: int, n_rows: int) -> list[Part]:
-    """Parts by their distance from the queries' own rows, where the best thresholds are found; see `tiles.strip`."""
-    return sorted(
-        parts,
-        key=lambda part: max(part.start - start - n_rows, start - part.start - part.n_rows, 0),
-    )
 
 
 EVERY_SEARCH = (
@@ -298,110 +227,3 @@ EVERY_SEARCH = (
     CpuKernel(cheap_list=-1, dense_share=-1.0),
 )
 """Kernels that, for a few rows, use every kind of search between them, so that all of them are compiled."""
-
-
-@dataclass(frozen=True)
-class _Tile:
-    """Query rows, their best k so far, and what a part of the index is to them.
-
-    `computed` tells for which of them there was anything to compute; `candidates_start` is the number of the part's
-    first row, `own_offset` which of its rows is query row 0.
-    """
-
-    queries: CsrMatrix
-    found: TopK
-    computed: BoolArray
-    candidates_start: int
-    own_offset: int
-
-    def exhaustive(self, chosen: Int64Array, lists: PostingLists) -> TileStats:
-        """Compute all similarities of the chosen query rows."""
-        from noveltyflow.similarity.kernels.exhaustive import score_all
-
-        began = time.perf_counter_ns()
-        multiply_adds, pairs = score_all(
-            chosen,
-            self.queries.indptr.astype(np.int64),
-            self.queries.indices,
-            self.queries.data,
-            lists,
-            self.found.similarities,
-            self.found.indices,
-            self.computed,
-            self.candidates_start,
-            self.own_offset,
-        )
-        spent = time.perf_counter_ns() - began
-        return TileStats(0, multiply_adds, pairs, pairs, accumulating_ns=spent)
-
-    def bounded(self, part: IndexedPart, patience: int) -> tuple[TileStats, Int64Array]:
-        """Search an index; also returns the query rows that are left, because bounds do not fit or do not pay.
-
-        They do not pay where they have taken `patience` multiply-adds more than computing everything would.
-        """
-        work, left = TileStats(), [np.empty(0, np.int64)]
-        first = MOST_QUERIES if isinstance(part.index, DenseIndex) else _GIVEN_UP
-        for rows, fits in self._runs(part):
-            start, given_up = rows.start, first if fits else rows.n_rows
-            while start < rows.stop:
-                if fits:
-                    some, answered = self._search(Block(0, start, rows.stop), part, patience)
-                    work, start, patience = work + some, start + answered, _PATIENCE
-                # The rows that follow may be others: bounds are tried again, each time later.
-                left.append(np.arange(start, min(start + given_up, rows.stop)))
-                start, given_up = start + given_up, 2 * given_up
-        return work, np.concatenate(left)
-
-    def _runs(self, part: IndexedPart) -> list[tuple[Block, bool]]:
-        """Cut query rows into runs, with whether sums over their weights are upper bounds that fit accumulators."""
-        queries = self.queries
-        whole = Block(0, 0, queries.shape[0])
-        if queries.nnz and queries.data.min() < 0:
-            return [(whole, False)]
-        longest = LONGEST_ROW if isinstance(part.index, DenseIndex) else LONGEST_QUERY
-        fits = np.diff(queries.indptr) <= longest
-        borders = [0, *(np.flatnonzero(fits[1:] != fits[:-1]) + 1).tolist(), whole.stop]
-        return [
-            (Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop
-        ]
-
-    def _search(self, rows: Block, part: IndexedPart, patience: int) -> tuple[TileStats, int]:
-        """Search for a run of rows; returns how many of them are answered, too."""
-        from noveltyflow.similarity.kernels.dense import search as dense
-        from noveltyflow.similarity.kernels.pruned import search as pruned
-        from noveltyflow.similarity.kernels.scoring import Members
-
-        queries, best = rows_of(self.queries, rows), self.found.rows(rows.start, rows.stop)
-        distinct = part.distinct
-        search_rows: Callable[..., tuple[Int64Array, Int64Array, int]] = (
-            dense.search_rows if isinstance(part.index, DenseIndex) else pruned.search_rows
-        )
-        began = time.perf_counter_ns()
-        work, ticks, answered = search_rows(
-            queries.indptr.astype(np.int64),
-            queries.indices,
-            queries.data,
-            part.index,
-            Members(distinct.member_starts, distinct.members, self.candidates_start),
-            distinct.row_of,
-            self.own_offset + rows.start,
-            best.similarities,
-            best.indices,
-            self.computed[rows.start : rows.stop],
-            patience,
-        )
-        times = _by_stage(time.perf_counter_ns() - began, ticks)
-        return TileStats(0, *work.tolist()) + times, answered
-
-
-def _by_stage(spent: int, ticks: Int64Array) -> TileStats:
-    """Nanoseconds of a search, shared out as its ticks are; where there are none, all is accumulating."""
-    # A counter may stand elsewhere once a virtual machine has been moved.
-    seeding, accumulating, verifying = (max(0, number) for number in ticks.tolist())
-    whole = max(1, seeding + accumulating + verifying)
-    seeding_ns, verifying_ns = spent * seeding // whole, spent * verifying // whole
-    return TileStats(
-        seeding_ns=seeding_ns,
-        accumulating_ns=spent - seeding_ns - verifying_ns,
-        verifying_ns=verifying_ns,
-    )
