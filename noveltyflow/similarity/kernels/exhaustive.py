@@ -19,7 +19,7 @@ from noveltyflow.types import BoolArray, Float32Array, Float64Array, Int32Array,
 
 SLAB_ROWS = 1 << 14
 """Candidates accumulated at a time for a query that meets many: 8 bytes each, which fit a second-level cache."""
-_SPARSE = 8
+_SPARSE = 16
 """A query with fewer postings than one in so many candidates looks at those alone that it meets."""
 _LONG_LIST = 32
 """Postings of a list in a slab, on average, from which on it pays to go through the lists slab by slab."""
