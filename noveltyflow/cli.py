@@ -18,7 +18,7 @@ import click
 from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, is_disk_full
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
-from noveltyflow.options import given_settings, run_command, setting_options
+from noveltyflow.options import command_of, given_settings, setting_options
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
@@ -121,17 +121,8 @@ def _say_done(path: str) -> None:
         f"{counts['lines_rejected']:,} rejected; {'to undo the damage' if damaged else 'now try'}:",
         err=True,
     )
-    for command in [_repair_command(path)] if damaged else commands:
+    for command in [f"{command_of(path)} --repair"] if damaged else commands:
         click.echo(f"  {command}", err=True)
-
-
-def _repair_command(path: str) -> str:
-    """The command that made a run, with `--repair`."""
-    from noveltyflow.store import RunStore
-    from noveltyflow.unfinished import stored_settings
-
-    store = RunStore(path)
-    return f"{run_command(store.header['inputs'], path, stored_settings(store))} --repair"
 
 
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
@@ -330,7 +321,7 @@ def info(path: str, as_json: bool) -> None:
     if facts is None:
         facts = _open(path).info()
     else:
-        facts["continue_with"] = run_command(facts["inputs"], path, facts["settings"])
+        facts["continue_with"] = command_of(path)
     if as_json:
         _echo_json(facts)
     else:
@@ -372,7 +363,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     if not quiet:
         click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:
-            click.echo(f"to undo damage:\n  {_repair_command(path)}", err=True)
+            click.echo(f"to undo damage:\n  {command_of(path)} --repair", err=True)
     if audit.problems:
         sys.exit(1)
 

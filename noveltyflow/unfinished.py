@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -49,6 +50,12 @@ def stored_settings(store: RunStore) -> dict[str, Any]:
         "input": _with(beside.get("input"), InputSettings, settings["input"]),
         "cluster": {**cluster, "profile_memory": is_profiled(store.path)},
     }
+
+
+def folder_of(store: RunStore) -> str | None:
+    """The folder in which the command was given that began a run; None where it is not known."""
+    folder = (store.aside("options") or {}).get("folder")
+    return folder if isinstance(folder, str) and Path(folder).is_absolute() else None
 
 
 def _with(given: Any, model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:

@@ -245,6 +245,34 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
     assert continued() == [*plain, "--profile-memory"]
 
 
+def test_the_command_that_continues_a_run_works_in_any_folder(
+    here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, elsewhere = tmp_path / "it's here", tmp_path / "elsewhere"
+    for folder in (began, elsewhere):
+        folder.mkdir()
+        (folder / "urls.txt").write_text("\n".join(some_urls(20)))
+    monkeypatch.chdir(began)
+    plan = plan_run(["urls.txt"], "run.zarr", ScoringSettings())
+    execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")
+    RunStore("run.zarr", writable=True).unmark("neighbors")
+
+    def continued(run: str) -> str:
+        command: str = json.loads(here("info", run, "--json").stdout)["continue_with"]
+        return command
+
+    assert continued("run.zarr") == "noveltyflow run urls.txt --out run.zarr"
+    monkeypatch.chdir(elsewhere)
+    there, command = continued(f"../{began.name}/run.zarr").split(" && ")
+    assert in_shell(there) == ["cd", str(began)]
+    monkeypatch.chdir(began)
+    given = commands.commands["run"].make_context("run", in_shell(command)[2:]).params
+    assert plan_run(given["inputs"], given["out"], ScoringSettings()).unfinished == ["neighbors"]
+    monkeypatch.chdir(elsewhere)
+    RunStore(str(began / "run.zarr"), writable=True).write_aside("options", {"folder": ["x"]})
+    assert continued(str(began / "run.zarr")).startswith("noveltyflow run urls.txt --out ")
+
+
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))
 @hypothesis.settings(max_examples=25)
 def test_a_line_for_a_shell_is_inert_and_means_the_same(words: list[str]) -> None:

@@ -148,8 +148,8 @@ def execute(
     store.sweep()
     if "urls" in todo:
         # No part of the head, which is the same whatever they are; who goes on must give them again.
-        options = {"input": {"max_ratio": settings.input.max_ratio}, "cluster": {"block_rows": block_rows}}
-        store.write_aside("options", options)
+        given = {"input": {"max_ratio": settings.input.max_ratio}, "cluster": {"block_rows": block_rows}}
+        store.write_aside("options", {"folder": str(Path.cwd()), **given})
     if todo:
         store.forget_audit()
     for stage in reversed(todo):
