@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, is_disk_full
+from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, UnfinishedError, is_disk_full
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import command_of, given_settings, setting_options
@@ -152,6 +152,21 @@ def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
     return run
 
 
+def _of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its argument RUN; an error that asks for the command of that run shows it, ready to be typed."""
+
+    @click.argument("path", metavar="RUN")
+    @functools.wraps(command)
+    def of_run(path: str, **options: Any) -> None:
+        try:
+            command(path=path, **options)
+        except UnfinishedError as error:
+            how = f"complete it with:\n  {command_of(path)}"
+            raise UnfinishedError(str(error).replace(error.remedy, how)) from error
+
+    return of_run
+
+
 def _write_to_nobody() -> None:
     """The interpreter flushes what is left in the buffer when it ends; nobody is there to take it."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -211,7 +226,7 @@ _defuse = click.option(
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @_number
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
 @_form
@@ -237,7 +252,7 @@ def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.argument("url")
 @_number
 @_log_level
@@ -256,7 +271,7 @@ def neighbors(path: str, url: str, number: int) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @_number
 @_form
 @_defuse
@@ -284,7 +299,7 @@ def rejects(path: str, number: int, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.argument("file")
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
 @_defuse
@@ -305,7 +320,7 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all settings and inputs.")
 @_log_level
 @_for_readers
@@ -329,7 +344,7 @@ def info(path: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.option(
     "--rows",
     default=1_000,

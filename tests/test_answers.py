@@ -27,7 +27,7 @@ import noveltyflow
 from noveltyflow.cli import cli as commands
 from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings, ScoringSettings, UrlSettings
-from noveltyflow.errors import NoveltyflowError
+from noveltyflow.errors import NoveltyflowError, UnfinishedError
 from noveltyflow.export import export, table_to_csv
 from noveltyflow.inert import defused, shell_line
 from noveltyflow.options import given_settings, run_command
@@ -243,6 +243,23 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
     assert continued() == [*plain, "--profile-memory", "--backend", "cpu"]
     RunStore(out, writable=True).write_aside("options", {"input": 3, "cluster": [1]})
     assert continued() == [*plain, "--profile-memory"]
+
+
+def test_who_asks_an_unfinished_run_is_told_what_is_next_and_the_command(cli: Cli, tmp_path: Path) -> None:
+    source, out = tmp_path / "urls.txt", tmp_path / "run.zarr"
+    source.write_text("\n".join(some_urls(20)))
+    plan = plan_run([str(source)], str(out), ScoringSettings())
+    execute(plan, SerialExecutor(), Silent(), block_rows=7, backend="cpu")
+    store = RunStore(str(out), writable=True)
+    for stage in ("neighbors", "idf"):
+        store.unmark(stage)
+    command = f"noveltyflow run {source} --out {out} --block-rows 7"
+    said = f"noveltyflow: {out}: the run is unfinished, and stage 'idf' is next; complete it with:\n  {command}\n"
+    for words in (("top", out), ("verify", out), ("export", out, tmp_path / "rows.csv")):
+        done = cli(*words)
+        assert (done.returncode, done.stderr) == (2, said)
+    with pytest.raises(UnfinishedError, match=r"stage 'idf' is next; .*noveltyflow info"):
+        noveltyflow.open_run(str(out))
 
 
 def test_the_command_that_continues_a_run_works_in_any_folder(

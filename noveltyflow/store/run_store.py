@@ -21,7 +21,7 @@ from zarr.core.array_spec import ArrayConfigParams
 from zarr.storage import MemoryStore
 
 from noveltyflow.config import fingerprint as digest
-from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.errors import DamageError, StoreError, UnfinishedError
 from noveltyflow.store import profile
 from noveltyflow.store.durable import PARTIAL, inside, load_json, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
@@ -395,13 +395,13 @@ class RunStore:
 
         Raises
         ------
-        StoreError
-            When the stage is unfinished, saying how to go on.
+        UnfinishedError
+            When the stage is unfinished, saying which is next and how to go on.
         """
         marker = self.marker(stage)
         if marker is None:
-            raise StoreError(
-                f"{self.path}: the run is unfinished (stage {stage!r}); give the same `noveltyflow run` command "
-                f"again to complete it (noveltyflow info {self.path} shows how far it came)"
+            first = next(name for name in STAGES if name == stage or self.marker(name) is None)
+            raise UnfinishedError(
+                f"{self.path}: the run is unfinished, and stage {first!r} is next; {UnfinishedError.remedy}"
             )
         return marker
