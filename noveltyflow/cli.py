@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, UnfinishedError, is_disk_full
+from noveltyflow.errors import (
+    FREE_SPACE,
+    DamageError,
+    NoveltyflowError,
+    SettingsError,
+    UnfinishedError,
+    is_disk_full,
+)
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
 from noveltyflow.options import command_of, given_settings, setting_options
@@ -98,30 +105,42 @@ def run(
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:
-        # With --overwrite once more, what was finished would be thrown away.
-        again = shell_line(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
         click.echo("interrupted; everything finished is kept. Continue with:", err=True)
-        click.echo(f"  {again}", err=True)
+        click.echo(f"  {_typed_again()}", err=True)
         sys.exit(INTERRUPTED)
+    except DamageError as error:
+        raise _with_command(error, _typed_again("--repair")) from error
     if as_json:
         _echo_json(_open(workflow.out).info())
     elif not quiet:
         _say_done(workflow.out)
 
 
+def _typed_again(*more: str) -> str:
+    """The command that was typed, and more: with --overwrite once more, what was finished would be thrown away."""
+    return shell_line(
+        ["noveltyflow", *(arg for arg in sys.argv[1:] if arg not in ("--overwrite", *more)), *more]
+    )
+
+
+def _with_command(error: DamageError | UnfinishedError, command: str) -> NoveltyflowError:
+    """The error, with a command ready to be typed in the place of the words that ask for one."""
+    what = "complete it" if isinstance(error, UnfinishedError) else "undo the damage"
+    return type(error)(str(error).replace(error.remedy, f"{what} with:\n  {command}"))
+
+
 def _say_done(path: str) -> None:
-    """What became of the lines, and what to ask next; of a run with damage, how to undo that."""
+    """What became of the lines, and what to ask next."""
     store, name = _open(path).store, shell_line([path])
     counts = store.figures("urls")
     commands = [f"noveltyflow top {name}", f"noveltyflow export {name} novelty.csv"]
     commands += [f"noveltyflow rejects {name}"] if counts["lines_rejected"] else []
-    damaged = (store.aside("audit") or {}).get("problems")
     click.echo(
         f"done: {counts['rows']:,} rows of {counts['lines_read']:,} lines, {counts['lines_blank']:,} of them blank, "
-        f"{counts['lines_rejected']:,} rejected; {'to undo the damage' if damaged else 'now try'}:",
+        f"{counts['lines_rejected']:,} rejected; now try:",
         err=True,
     )
-    for command in [f"{command_of(path)} --repair"] if damaged else commands:
+    for command in commands:
         click.echo(f"  {command}", err=True)
 
 
@@ -161,8 +180,7 @@ def _of_run(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(path=path, **options)
         except UnfinishedError as error:
-            how = f"complete it with:\n  {command_of(path)}"
-            raise UnfinishedError(str(error).replace(error.remedy, how)) from error
+            raise _with_command(error, command_of(path)) from error
 
     return of_run
 
