@@ -181,6 +181,10 @@ def _of_run(command: Callable[..., None]) -> Callable[..., None]:
             command(path=path, **options)
         except UnfinishedError as error:
             raise _with_command(error, command_of(path)) from error
+        except DamageError as error:
+            if error.remedy not in str(error):
+                raise
+            raise _with_command(error, f"{command_of(path)} --repair") from error
 
     return of_run
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -40,6 +41,9 @@ _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+_BYTES = re.compile(r"""\bb(["'])(.*)\1""")
+"""Bytes as Python writes them, in which codecs tell what a library said."""
 
 _UNMEASURED_BYTES, _MOST_RATIO = 64 << 20, 500
 """Inputs in the head may be so many bytes, and above that so many times as large as they are stored."""
@@ -275,8 +279,9 @@ class RunStore:
         except (RuntimeError, ValueError) as error:
             first = selection[0] if isinstance(selection, tuple) else selection
             rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""
+            why = _BYTES.sub(r"\2", str(error))
             raise DamageError(
-                f"{self.path}: {name}{rows} is damaged ({error}); {DamageError.remedy}"
+                f"{self.path}: {name}{rows} is damaged ({why}); {DamageError.remedy}"
             ) from error
 
     def preallocate(
