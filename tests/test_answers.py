@@ -262,6 +262,36 @@ def test_who_asks_an_unfinished_run_is_told_what_is_next_and_the_command(cli: Cl
         noveltyflow.open_run(str(out))
 
 
+def test_info_says_what_an_unfinished_run_has_yet_to_do(
+    here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "urls.txt", str(tmp_path / "run.zarr")
+    source.write_text("\n".join(some_urls(20)))
+    plan = plan_run([str(source)], out, ScoringSettings())
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_args: object) -> None:
+        raise KilledError
+
+    def left_by_a_kill_in(step: str) -> tuple[list[str], str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(step, killed)
+            with pytest.raises(KilledError):
+                execute(plan, SerialExecutor(), Silent(), block_rows=7, backend="cpu")
+        return json.loads(here("info", out, "--json").stdout)["to_do"], here("info", out).stdout
+
+    stages = "noveltyflow.runtime.stages"
+    left, told = left_by_a_kill_in(f"{stages}.features.compute_idf")
+    assert left == ["idf", "tiles", "merging"]
+    assert "to_do  idf, tiles, merging\n" in told
+    plan = plan_run([str(source)], out, ScoringSettings())
+    left, told = left_by_a_kill_in(f"{stages}.neighbors._merge_strips")
+    assert left == ["merging"]
+    assert "to_do  merging\n" in told
+
+
 def test_the_command_that_continues_a_run_works_in_any_folder(
     here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
