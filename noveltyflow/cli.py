@@ -15,10 +15,17 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from noveltyflow.errors import FREE_SPACE, NoveltyflowError, SettingsError, is_disk_full
+from noveltyflow.errors import (
+    FREE_SPACE,
+    DamageError,
+    NoveltyflowError,
+    SettingsError,
+    UnfinishedError,
+    is_disk_full,
+)
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
-from noveltyflow.options import given_settings, run_command, setting_options
+from noveltyflow.options import command_of, given_settings, setting_options
 
 if TYPE_CHECKING:
     from noveltyflow.run import Run
@@ -98,40 +105,43 @@ def run(
             run_workflow(workflow, reporter, overwrite=overwrite, repair=repair)
         reporter.summarize()
     except KeyboardInterrupt:
-        # With --overwrite once more, what was finished would be thrown away.
-        again = shell_line(["noveltyflow", *(arg for arg in sys.argv[1:] if arg != "--overwrite")])
         click.echo("interrupted; everything finished is kept. Continue with:", err=True)
-        click.echo(f"  {again}", err=True)
+        click.echo(f"  {_typed_again()}", err=True)
         sys.exit(INTERRUPTED)
+    except DamageError as error:
+        raise _with_command(error, _typed_again("--repair")) from error
     if as_json:
         _echo_json(_open(workflow.out).info())
     elif not quiet:
         _say_done(workflow.out)
 
 
+def _typed_again(*more: str) -> str:
+    """The command that was typed, and more: with --overwrite once more, what was finished would be thrown away."""
+    return shell_line(
+        ["noveltyflow", *(arg for arg in sys.argv[1:] if arg not in ("--overwrite", *more)), *more]
+    )
+
+
+def _with_command(error: DamageError | UnfinishedError, command: str) -> NoveltyflowError:
+    """The error, with a command ready to be typed in the place of the words that ask for one."""
+    what = "complete it" if isinstance(error, UnfinishedError) else "undo the damage"
+    return type(error)(str(error).replace(error.remedy, f"{what} with:\n  {command}"))
+
+
 def _say_done(path: str) -> None:
-    """What became of the lines, and what to ask next; of a run with damage, how to undo that."""
+    """What became of the lines, and what to ask next."""
     store, name = _open(path).store, shell_line([path])
     counts = store.figures("urls")
     commands = [f"noveltyflow top {name}", f"noveltyflow export {name} novelty.csv"]
     commands += [f"noveltyflow rejects {name}"] if counts["lines_rejected"] else []
-    damaged = (store.aside("audit") or {}).get("problems")
     click.echo(
         f"done: {counts['rows']:,} rows of {counts['lines_read']:,} lines, {counts['lines_blank']:,} of them blank, "
-        f"{counts['lines_rejected']:,} rejected; {'to undo the damage' if damaged else 'now try'}:",
+        f"{counts['lines_rejected']:,} rejected; now try:",
         err=True,
     )
-    for command in [_repair_command(path)] if damaged else commands:
+    for command in commands:
         click.echo(f"  {command}", err=True)
-
-
-def _repair_command(path: str) -> str:
-    """The command that made a run, with `--repair`."""
-    from noveltyflow.store import RunStore
-    from noveltyflow.unfinished import stored_settings
-
-    store = RunStore(path)
-    return f"{run_command(store.header['inputs'], path, stored_settings(store))} --repair"
 
 
 def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any]) -> Workflow:
@@ -159,6 +169,24 @@ def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
             _write_to_nobody()
 
     return run
+
+
+def _of_run(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command its argument RUN; an error that asks for the command of that run shows it, ready to be typed."""
+
+    @click.argument("path", metavar="RUN")
+    @functools.wraps(command)
+    def of_run(path: str, **options: Any) -> None:
+        try:
+            command(path=path, **options)
+        except UnfinishedError as error:
+            raise _with_command(error, command_of(path)) from error
+        except DamageError as error:
+            if error.remedy not in str(error):
+                raise
+            raise _with_command(error, f"{command_of(path)} --repair") from error
+
+    return of_run
 
 
 def _write_to_nobody() -> None:
@@ -220,7 +248,7 @@ _defuse = click.option(
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @_number
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
 @_form
@@ -246,7 +274,7 @@ def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.argument("url")
 @_number
 @_log_level
@@ -265,7 +293,7 @@ def neighbors(path: str, url: str, number: int) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @_number
 @_form
 @_defuse
@@ -293,7 +321,7 @@ def rejects(path: str, number: int, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.argument("file")
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
 @_defuse
@@ -314,7 +342,7 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all settings and inputs.")
 @_log_level
 @_for_readers
@@ -330,7 +358,7 @@ def info(path: str, as_json: bool) -> None:
     if facts is None:
         facts = _open(path).info()
     else:
-        facts["continue_with"] = run_command(facts["inputs"], path, facts["settings"])
+        facts["continue_with"] = command_of(path)
     if as_json:
         _echo_json(facts)
     else:
@@ -338,7 +366,7 @@ def info(path: str, as_json: bool) -> None:
 
 
 @cli.command()
-@click.argument("path", metavar="RUN")
+@_of_run
 @click.option(
     "--rows",
     default=1_000,
@@ -372,7 +400,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     if not quiet:
         click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:
-            click.echo(f"to undo damage:\n  {_repair_command(path)}", err=True)
+            click.echo(f"to undo damage:\n  {command_of(path)} --repair", err=True)
     if audit.problems:
         sys.exit(1)
 

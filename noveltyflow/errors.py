@@ -27,6 +27,13 @@ class StoreError(NoveltyflowError):
     """A run folder that is absent, damaged, unfinished, or made with other settings or inputs."""
 
 
+class UnfinishedError(StoreError):
+    """A run that is asked for what one of its stages has yet to store."""
+
+    remedy = "complete it with the command that `noveltyflow info` tells"
+    """What every message about an unfinished run ends with."""
+
+
 class DamageError(StoreError):
     """Something stored that is no longer what was stored."""
 

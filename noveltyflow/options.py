@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import click
@@ -63,10 +64,23 @@ def given_settings(options: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any]) -> str:
+def command_of(path: str) -> str:
+    """The command that makes the run at a path or fsspec address, or continues it, from the current folder."""
+    from noveltyflow.store import RunStore
+    from noveltyflow.unfinished import folder_of, stored_settings
+
+    store = RunStore(path)
+    return run_command(store.header["inputs"], path, stored_settings(store), folder_of(store))
+
+
+def run_command(
+    inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping[str, Any], folder: str | None = None
+) -> str:
     """The command that makes a run, or continues it, from its inputs and its settings by group and name.
 
-    `INPUT...` stands for many inputs, and for those that could be read as options or may hold a secret.
+    `INPUT...` stands for many inputs, and for those that could be read as options or may hold a secret. Where an
+    input is relative to `folder`, and that is not the current one, the command goes there first: a run knows its
+    inputs by the names that they were given, so under absolute ones they would be others.
     """
     sources = [str(entry["source"]) for entry in inputs]
     named = shell_line(sources)
@@ -78,7 +92,15 @@ def run_command(inputs: Sequence[Mapping[str, Any]], out: str, settings: Mapping
         for name, value in model.model_validate(settings.get(group, {}))
         for word in _words(name, value, model.model_fields[name])
     ]
-    return f"noveltyflow run {named} {shell_line(['--out', out, *options])}"
+    before = ""
+    if folder is not None and folder != str(Path.cwd()) and any(map(_is_relative, sources)):
+        before = f"{shell_line(['cd', folder])} && "
+        out = str(Path(out).absolute()) if "://" not in out else out
+    return f"{before}noveltyflow run {named} {shell_line(['--out', out, *options])}"
+
+
+def _is_relative(source: str) -> bool:
+    return source != "-" and "://" not in source and not Path(source).is_absolute()
 
 
 def _is_plain(source: str) -> bool:

@@ -66,7 +66,7 @@ def open_run(path: str) -> Run:
     Raises
     ------
     StoreError
-        When there is no run, or it is unfinished.
+        When there is no run; `UnfinishedError` when it is unfinished.
     """
     return Run(path)
 

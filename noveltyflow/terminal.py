@@ -156,6 +156,7 @@ def print_info(facts: dict[str, Any]) -> None:
         "kernel_share": lambda share: "not measured" if share is None else f"{share:.1%}",
         "complete": lambda complete: "yes" if complete else "no",
         "stages_done": lambda stages: ", ".join(stages) or "none",
+        "to_do": ", ".join,
     }
     for name, value in facts.items():
         if name not in ("settings", "inputs", "memory_peaks"):

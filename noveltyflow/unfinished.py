@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -28,13 +29,15 @@ def unfinished_facts(path: str) -> dict[str, Any] | None:
     if store.marker(STAGES[-1]) is not None:
         return None
     done = [stage for stage in STAGES if store.marker(stage) is not None]
+    tiles = _tiles(store) if "urls" in done else {}
     return {
         "path": path,
         "schema_version": store.header["schema_version"],
         "complete": False,
         "stages_done": done,
+        "to_do": _to_do(done, tiles),
         **stage_facts(store),
-        **(_tiles(store) if "urls" in done else {}),
+        **tiles,
         "settings": stored_settings(store),
         "inputs": store.header["inputs"],
     }
@@ -49,6 +52,12 @@ def stored_settings(store: RunStore) -> dict[str, Any]:
         "input": _with(beside.get("input"), InputSettings, settings["input"]),
         "cluster": {**cluster, "profile_memory": is_profiled(store.path)},
     }
+
+
+def folder_of(store: RunStore) -> str | None:
+    """The folder in which the command was given that began a run; None where it is not known."""
+    folder = (store.aside("options") or {}).get("folder")
+    return folder if isinstance(folder, str) and Path(folder).is_absolute() else None
 
 
 def _with(given: Any, model: type[BaseModel], values: dict[str, Any]) -> dict[str, Any]:
@@ -70,3 +79,10 @@ def _tiles(store: RunStore) -> dict[str, int]:
         "tiles_done": sum(int(done.sum()) for _, done in done_tiles(store, blocks)),
         "tiles": len(blocks) ** 2,
     }
+
+
+def _to_do(done: Sequence[str], tiles: Mapping[str, int]) -> list[str]:
+    """The stages that are left; of the last one its tiles, as long as some are, and the merging of their results."""
+    stages = [stage for stage in STAGES[:-1] if stage not in done]
+    computed = bool(tiles) and tiles["tiles_done"] == tiles["tiles"]
+    return [*stages, "merging"] if computed else [*stages, "tiles", "merging"]

@@ -66,7 +66,7 @@ def verify(path: str, *, rows: int = 1_000, reporter: Reporter | None = None) ->
     Raises
     ------
     StoreError
-        When there is no run, or it is unfinished.
+        When there is no run; `UnfinishedError` when it is unfinished.
     """
     store = RunStore(path)
     audit = Audit(datetime.now(UTC).isoformat(timespec="seconds"))

@@ -150,6 +150,10 @@ def _problem(error: dict[str, Any]) -> str:
         if isinstance(error["input"], Mapping)
         else f" (given: {shortened(repr(error['input']), _MOST_SHOWN)})"
     )
+    bounds = {"greater_than_equal": ("at least", "ge"), "less_than_equal": ("at most", "le")}
+    if error["type"] in bounds:
+        words, bound = bounds[error["type"]]
+        return f"must be {words} {error['ctx'][bound]:,}{given}"
     return str(error["msg"]).removeprefix("Value error, ") + given
 
 

@@ -27,7 +27,7 @@ import noveltyflow
 from noveltyflow.cli import cli as commands
 from noveltyflow.columns import EXPORT_COLUMNS
 from noveltyflow.config import FeatureSettings, InputSettings, NeighborSettings, ScoringSettings, UrlSettings
-from noveltyflow.errors import NoveltyflowError
+from noveltyflow.errors import NoveltyflowError, UnfinishedError
 from noveltyflow.export import export, table_to_csv
 from noveltyflow.inert import defused, shell_line
 from noveltyflow.options import given_settings, run_command
@@ -243,6 +243,81 @@ def test_the_command_that_continues_a_run_has_the_options_it_was_given(here: Cli
     assert continued() == [*plain, "--profile-memory", "--backend", "cpu"]
     RunStore(out, writable=True).write_aside("options", {"input": 3, "cluster": [1]})
     assert continued() == [*plain, "--profile-memory"]
+
+
+def test_who_asks_an_unfinished_run_is_told_what_is_next_and_the_command(cli: Cli, tmp_path: Path) -> None:
+    source, out = tmp_path / "urls.txt", tmp_path / "run.zarr"
+    source.write_text("\n".join(some_urls(20)))
+    plan = plan_run([str(source)], str(out), ScoringSettings())
+    execute(plan, SerialExecutor(), Silent(), block_rows=7, backend="cpu")
+    store = RunStore(str(out), writable=True)
+    for stage in ("neighbors", "idf"):
+        store.unmark(stage)
+    command = f"noveltyflow run {source} --out {out} --block-rows 7"
+    said = f"noveltyflow: {out}: the run is unfinished, and stage 'idf' is next; complete it with:\n  {command}\n"
+    for words in (("top", out), ("verify", out), ("export", out, tmp_path / "rows.csv")):
+        done = cli(*words)
+        assert (done.returncode, done.stderr) == (2, said)
+    with pytest.raises(UnfinishedError, match=r"stage 'idf' is next; .*noveltyflow info"):
+        noveltyflow.open_run(str(out))
+
+
+def test_info_says_what_an_unfinished_run_has_yet_to_do(
+    here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "urls.txt", str(tmp_path / "run.zarr")
+    source.write_text("\n".join(some_urls(20)))
+    plan = plan_run([str(source)], out, ScoringSettings())
+
+    class KilledError(Exception):
+        pass
+
+    def killed(*_args: object) -> None:
+        raise KilledError
+
+    def left_by_a_kill_in(step: str) -> tuple[list[str], str]:
+        with monkeypatch.context() as patched:
+            patched.setattr(step, killed)
+            with pytest.raises(KilledError):
+                execute(plan, SerialExecutor(), Silent(), block_rows=7, backend="cpu")
+        return json.loads(here("info", out, "--json").stdout)["to_do"], here("info", out).stdout
+
+    stages = "noveltyflow.runtime.stages"
+    left, told = left_by_a_kill_in(f"{stages}.features.compute_idf")
+    assert left == ["idf", "tiles", "merging"]
+    assert "to_do  idf, tiles, merging\n" in told
+    plan = plan_run([str(source)], out, ScoringSettings())
+    left, told = left_by_a_kill_in(f"{stages}.neighbors._merge_strips")
+    assert left == ["merging"]
+    assert "to_do  merging\n" in told
+
+
+def test_the_command_that_continues_a_run_works_in_any_folder(
+    here: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    began, elsewhere = tmp_path / "it's here", tmp_path / "elsewhere"
+    for folder in (began, elsewhere):
+        folder.mkdir()
+        (folder / "urls.txt").write_text("\n".join(some_urls(20)))
+    monkeypatch.chdir(began)
+    plan = plan_run(["urls.txt"], "run.zarr", ScoringSettings())
+    execute(plan, SerialExecutor(), Silent(), block_rows=None, backend="cpu")
+    RunStore("run.zarr", writable=True).unmark("neighbors")
+
+    def continued(run: str) -> str:
+        command: str = json.loads(here("info", run, "--json").stdout)["continue_with"]
+        return command
+
+    assert continued("run.zarr") == "noveltyflow run urls.txt --out run.zarr"
+    monkeypatch.chdir(elsewhere)
+    there, command = continued(f"../{began.name}/run.zarr").split(" && ")
+    assert in_shell(there) == ["cd", str(began)]
+    monkeypatch.chdir(began)
+    given = commands.commands["run"].make_context("run", in_shell(command)[2:]).params
+    assert plan_run(given["inputs"], given["out"], ScoringSettings()).unfinished == ["neighbors"]
+    monkeypatch.chdir(elsewhere)
+    RunStore(str(began / "run.zarr"), writable=True).write_aside("options", {"folder": ["x"]})
+    assert continued(str(began / "run.zarr")).startswith("noveltyflow run urls.txt --out ")
 
 
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"])), min_size=1))

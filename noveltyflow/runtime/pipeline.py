@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from noveltyflow.config import ScoringSettings, fingerprint
 from noveltyflow.errors import InputError, NoveltyflowError, SettingsError, StoreError, TaskError
+from noveltyflow.inert import shell_line
 from noveltyflow.store import SCHEMA_VERSION, STAGES, RunStore, Scratch
 from noveltyflow.store.checksums import CONTENT
 from noveltyflow.store.files import is_local
@@ -80,9 +81,8 @@ class PlannedRun:
         """What an earlier, interrupted command left to do, in one sentence; None for a fresh run."""
         todo = self.unfinished
         if not todo:
-            damaged = (self.store.aside("audit") or {}).get("problems")
-            repair = "; its last audit found damage, which --repair undoes" if damaged else ""
-            return f"{self.store.path} is complete; nothing to do{repair}"
+            verify = shell_line(["noveltyflow", "verify", self.store.path])
+            return f"{self.store.path} is complete; nothing to do (contents were not checked; {verify} does that)"
         if self.begins:
             return None
         if todo[0] != STAGES[0]:
@@ -148,8 +148,8 @@ def execute(
     store.sweep()
     if "urls" in todo:
         # No part of the head, which is the same whatever they are; who goes on must give them again.
-        options = {"input": {"max_ratio": settings.input.max_ratio}, "cluster": {"block_rows": block_rows}}
-        store.write_aside("options", options)
+        given = {"input": {"max_ratio": settings.input.max_ratio}, "cluster": {"block_rows": block_rows}}
+        store.write_aside("options", {"folder": str(Path.cwd()), **given})
     if todo:
         store.forget_audit()
     for stage in reversed(todo):

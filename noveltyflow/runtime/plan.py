@@ -100,7 +100,7 @@ def require_worker_memory(memory_limit: int) -> None:
         raise ResourceError(
             f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "
             f"{mebibytes(needed)}, {USABLE_SHARE:.0%} of which are the {mebibytes(RESERVED_BYTES)} it takes itself "
-            f"and {mebibytes(LEAST_TASK_BYTES)} for a task; raise --memory-limit"
+            f"and {mebibytes(LEAST_TASK_BYTES)} for a task; raise --memory-limit to {mebibytes(needed)}"
         )
 
 

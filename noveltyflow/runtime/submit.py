@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 from noveltyflow.config import ClusterSettings
+from noveltyflow.errors import DamageError
 from noveltyflow.runtime.pipeline import PlannedRun, execute, plan_run
 from noveltyflow.runtime.progress import Reporter, Silent
 from noveltyflow.store import STAGES
@@ -39,7 +40,8 @@ def run_workflow(
     Raises
     ------
     NoveltyflowError
-        `InputError`, `StoreError`, `ResourceError` before work begins; `TaskError` when it fails half-way.
+        `InputError`, `StoreError`, `ResourceError` before work begins, `DamageError` where an audit found damage to
+        a complete run; `TaskError` when it fails half-way.
     """
     reporter = reporter or Silent()
     # What is planned holds only as long as nobody else writes the run.
@@ -104,9 +106,14 @@ def _quiet_dask() -> None:
 def _execute(
     plan: PlannedRun, cluster: ClusterSettings, block_rows: int | None, reporter: Reporter, *, repair: bool
 ) -> None:
+    nothing_to_do = not plan.unfinished and not repair
+    if nothing_to_do and (plan.store.aside("audit") or {}).get("problems"):
+        raise DamageError(
+            f"{plan.store.path} is complete, but its last audit found damage; {DamageError.remedy}"
+        )
     if (what := plan.describe()) is not None and not repair:
         reporter.note(what)
-    if not plan.unfinished and not repair:
+    if nothing_to_do:
         plan.store.scratch.remove()
         return
     _quiet_dask()

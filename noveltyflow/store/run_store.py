@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ from zarr.core.array_spec import ArrayConfigParams
 from zarr.storage import MemoryStore
 
 from noveltyflow.config import fingerprint as digest
-from noveltyflow.errors import DamageError, StoreError
+from noveltyflow.errors import DamageError, StoreError, UnfinishedError
 from noveltyflow.store import profile
 from noveltyflow.store.durable import PARTIAL, inside, load_json, sync, sync_folder, sync_parents
 from noveltyflow.store.files import is_local, open_files
@@ -37,6 +38,9 @@ _SEAL = "seal"
 """The attribute of a marker that is a checksum of all others."""
 _EVERY_CHUNK: ArrayConfigParams = {"write_empty_chunks": True}
 """Zarr leaves out chunks that hold the fill value alone; then a lost one could not be told from them."""
+
+_BYTES = re.compile(r"""\bb(["'])(.*)\1""")
+"""Bytes as Python writes them, in which codecs tell what a library said."""
 
 log = logging.getLogger(__name__)
 
@@ -237,8 +241,9 @@ class RunStore:
         except (RuntimeError, ValueError) as error:
             first = selection[0] if isinstance(selection, tuple) else selection
             rows = f", rows {first.start}-{first.stop - 1}" if isinstance(first, slice) else ""
+            why = _BYTES.sub(r"\2", str(error))
             raise DamageError(
-                f"{self.path}: {name}{rows} is damaged ({error}); {DamageError.remedy}"
+                f"{self.path}: {name}{rows} is damaged ({why}); {DamageError.remedy}"
             ) from error
 
     def preallocate(
@@ -357,13 +362,13 @@ class RunStore:
 
         Raises
         ------
-        StoreError
-            When the stage is unfinished, saying how to go on.
+        UnfinishedError
+            When the stage is unfinished, saying which is next and how to go on.
         """
         marker = self.marker(stage)
         if marker is None:
-            raise StoreError(
-                f"{self.path}: the run is unfinished (stage {stage!r}); give the same `noveltyflow run` command "
-                f"again to complete it (noveltyflow info {self.path} shows how far it came)"
+            first = next(name for name in STAGES if name == stage or self.marker(name) is None)
+            raise UnfinishedError(
+                f"{self.path}: the run is unfinished, and stage {first!r} is next; {UnfinishedError.remedy}"
             )
         return marker

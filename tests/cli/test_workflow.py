@@ -82,6 +82,15 @@ def test_every_mistake_is_named_where_it_was_made(tmp_path: Path) -> None:
     assert [line.partition(": ")[0] for line in told] == [f"{path}:4", "--n-neighbors", f"{path}:5"]
 
 
+def test_numbers_out_of_bounds_are_told_the_bound(tmp_path: Path) -> None:
+    path = write(tmp_path, "inputs: [urls.txt]\nout: x.zarr\ncluster:\n  task_seconds: -1\n")
+    assert refusal(path, neighbors={"n_neighbors": 10**7}, features={"n_features": 0}) == [
+        "--n-features: must be at least 1 (given: 0)",
+        "--n-neighbors: must be at most 10,000 (given: 10000000)",
+        f"{path}:4: cluster.task_seconds: must be at least 0.0 (given: -1)",
+    ]
+
+
 @pytest.mark.parametrize(
     ("text", "place"),
     [

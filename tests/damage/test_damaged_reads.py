@@ -26,7 +26,7 @@ DAMAGED_READS = {
 @pytest.mark.parametrize("name", DAMAGED_READS)
 @pytest.mark.parametrize("how", ["flipped", "cut off", "missing"])
 def test_who_asks_for_what_is_damaged_is_told_its_name_and_the_remedy(
-    how: str, name: str, cli: Cli, run: Path, tmp_path: Path
+    how: str, name: str, cli: Cli, run: Path, whole: Path, tmp_path: Path
 ) -> None:
     first = open_run(str(run)).frame().head(1)["url"].iloc[0]
     arguments = {"top": ["-n", 300], "neighbors": [first], "export": [tmp_path / "rows.csv"]}
@@ -40,8 +40,12 @@ def test_who_asks_for_what_is_damaged_is_told_its_name_and_the_remedy(
     for command in DAMAGED_READS[name]:
         done = cli(command, run, *arguments[command])
         assert done.returncode == 1
-        said = f"chunk {name} is missing;" if how == "missing" else rf"{array}, rows \d+-\d+ is damaged \("
-        assert re.search(rf"^noveltyflow: \S*{run}: {said}.*--repair$", done.stderr, re.MULTILINE), command
+        said = f"chunk {name} is missing" if how == "missing" else rf"{array}, rows \d+-\d+ is damaged \(.*\)"
+        ready = f"noveltyflow run {whole.parent / 'urls.txt'} --out {run} .*--repair"
+        told = rf"^noveltyflow: \S*{run}: {said}; undo the damage with:\n  {ready}$"
+        assert re.search(told, done.stderr, re.MULTILINE), command
+        assert 'b"' not in done.stderr
+        assert "b'" not in done.stderr
     assert not (tmp_path / "rows.csv").exists()
 
 

@@ -269,7 +269,10 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert made.returncode == 0
     assert "rows of 200 lines, 0 of them blank, 0 rejected" in made.stderr
     assert "noveltyflow rejects" not in made.stderr
-    assert "last audit" not in cli(*again).stderr
+    same = cli(*again).stderr
+    assert "last audit" not in same
+    unchecked = f"contents were not checked; noveltyflow verify {out} does that"
+    assert same.startswith(f"{out} is complete; nothing to do ({unchecked})\n")
     good = cli("verify", out, "--json")
     assert good.returncode == 0, good.stderr
     assert Audit(**json.loads(good.stdout)).problems == []
@@ -280,10 +283,12 @@ def test_command_says_what_is_wrong_and_repairs_it(cli: Cli, scheduler: str, tmp
     assert "1 problem\n" in cli("info", out).stdout
     command = f"  noveltyflow run {tmp_path / 'urls.txt'} --out {out} --block-rows 50 --repair\n"
     assert bad.stderr.endswith(f"1 problem\nto undo damage:\n{command}")
-    warned = cli(*again).stderr
-    assert "its last audit found damage, which --repair undoes" in warned
-    assert warned.endswith(f"to undo the damage:\n{command}")
-    assert "noveltyflow top" not in warned
+    for more in ((), ("--quiet",), ("--json",)):
+        warned = cli(*again, *more)
+        typed = " ".join(map(str, (*again, *more, "--repair")))
+        said = f"noveltyflow: {out} is complete, but its last audit found damage; undo the damage with:"
+        assert (warned.returncode, warned.stdout) == (1, "")
+        assert warned.stderr == f"{said}\n  noveltyflow {typed}\n"
     mended = cli(*again, "--repair")
     assert mended.returncode == 0, mended.stderr
     assert "damaged: features/000001/data/c/0" in mended.stderr

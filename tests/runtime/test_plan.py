@@ -167,5 +167,7 @@ def test_fewer_threads_are_advised_where_there_are_several(threads: int, named: 
 
 
 def test_why_a_worker_needs_so_much_is_told() -> None:
-    with pytest.raises(ResourceError, match=r"200 MiB .*needs 600 MiB, 80% .* 400 MiB .* 80 MiB for a task"):
+    with pytest.raises(
+        ResourceError, match=r"200 MiB .*needs 600 MiB, 80% .* 400 MiB .* 80 MiB for a task.* to 600 MiB$"
+    ):
         require_worker_memory(200 << 20)

@@ -11,6 +11,7 @@ from noveltyflow.similarity.kernels.exhaustive import SLAB_ROWS
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.similarity.validation import as_unit_rows
+from noveltyflow.testing.matrices import unit_rows
 
 ROWS = 2 * SLAB_ROWS + 37
 
@@ -79,6 +80,12 @@ def test_neighbours_near_the_own_row_leave_little_to_insert(n_neighbors):
         empty = TopK.empty(1, n_neighbors)
         _, stats = kernel.compute(X[row], prepared, empty, queries_start=row, candidates_start=0)
         assert stats.verified_pairs <= 300 + 4 * n_neighbors
+
+
+def test_no_pair_comes_in_twice():
+    X = as_unit_rows(sp.csr_matrix(unit_rows(np.random.default_rng(6).random((300, 5)))), "X")
+    _, stats = search(X, X, 299, Exhaustive())
+    assert stats.verified_pairs == 300 * 299
 
 
 def test_ties_are_not_counted_as_inserted():

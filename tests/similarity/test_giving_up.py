@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import scipy.sparse as sp
+import scipy.sparse.linalg
 from similarity.hard import (
     HARD,
     Exhaustive,
@@ -76,6 +77,25 @@ def test_bounds_are_tried_before_an_index_is_kept():
     assert kept == [True, True, False]
     assert isinstance(CpuKernel().prepare(words, 10).parts[0], ListedPart)
     assert isinstance(indexed().prepare(words, 10).parts[0], IndexedPart)
+
+
+def test_an_index_is_kept_where_bounds_fail_in_places_only():
+    """A third of the rows, or rows too long for a dense index here and there, do not decide it for the others."""
+    urls = text_matrix(url_texts(np.random.default_rng(2), 4_000), n_features=1 << 17)
+    alike = tied(2_000, 1)
+    rows = sp.block_diag([urls, alike], "csr", dtype=np.float32)
+    assert isinstance(CpuKernel().prepare(as_unit_rows(rows, "X"), 10).parts[0], IndexedPart)
+    dense = HARD["ten patterns"](4_000)
+    long = sp.random_array(
+        (20, 5_000), density=1.0, format="csr", dtype=np.float32, rng=np.random.default_rng(3)
+    )
+    long = sp.diags_array(1 / scipy.sparse.linalg.norm(long, axis=1)) @ long
+    far = sp.csr_array((long.data, long.indices, long.indptr), (20, dense.shape[1]))
+    parts = [
+        piece for number in range(20) for piece in (dense[200 * number : 200 * number + 200], far[[number]])
+    ]
+    mixed = as_unit_rows(sp.csr_matrix(sp.vstack(parts, "csr")), "X")
+    assert isinstance(CpuKernel().prepare(mixed, 10).parts[0].index, DenseIndex)
 
 
 def test_where_bounds_spare_nothing_all_is_computed():

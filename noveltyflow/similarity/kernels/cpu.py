@@ -40,8 +40,10 @@ _MANY_NEIGHBORS = 8
 ROW_BYTES = 80
 """What finding identical rows takes for each row: hashes, their order, numbers and members."""
 _NOBODY = -(1 << 62)
-_TRIALS, _TRIED_ROWS, _TRIED_SHARE = 4, 32, 64
+_TRIALS, _TRIED_ROWS, _TRIED_SHARE = 16, 8, 256
 """How often some of a new index's own rows are searched for in it, how many at most, and one in how many."""
+_TRIAL_PATIENCE = 6_000
+"""Multiply-adds that bounds may take beyond what computing everything does, for each of these rows."""
 
 
 @dataclass(frozen=True)
@@ -209,15 +211,19 @@ def _bounded_bytes(queries: BlockShape, candidates: BlockShape) -> int:
 
 
 def _pays(rows: CsrMatrix, part: IndexedPart, n_neighbors: int) -> bool:
-    """Whether bounds are quicker than computing everything for rows of the part itself, at half of some places."""
+    """Whether bounds are not given up for rows of the part itself, at more than a quarter of some places.
+
+    Where they pay at some places only, keeping the index costs little: elsewhere they are given up again.
+    """
     tried = min(_TRIED_ROWS, part.n_rows // _TRIED_SHARE)
     given_up = 0
-    for start in np.linspace(0, part.n_rows - tried, _TRIALS).astype(np.int64).tolist():
+    places = np.random.default_rng(part.n_rows).integers(0, part.n_rows - tried, _TRIALS, endpoint=True)
+    for start in np.sort(places).tolist():
         queries = rows_of(rows, Block(0, start, start + tried))
         tile = Tile(queries, TopK.empty(tried, n_neighbors), np.zeros(tried, np.bool_), part.start, start)
-        _, left = tile.bounded(part, PATIENCE)
-        given_up += int(left.size > 0)
-    return 2 * given_up <= _TRIALS
+        _, left = tile.bounded(part, tried * _TRIAL_PATIENCE)
+        given_up += int(np.any(tile.fits(part)[left]))
+    return 4 * given_up < 3 * _TRIALS
 
 
 EVERY_SEARCH = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from noveltyflow.similarity.kernels.compiling import uncounted
 
-_MULTIPLY_ADD, _SUM, _ROW = 0.8, 0.2, 5_000
+_MULTIPLY_ADD, _SUM, _ROW = 0.8, 0.2, 3_000
 """Of one multiply-add, of clearing and comparing a candidate's sum, and of a query: fitted to seventeen searches.
 What neighbours take is left out, since bounds insert them as well."""
 

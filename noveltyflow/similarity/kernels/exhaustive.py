@@ -87,12 +87,13 @@ def score_all(
             if turn == 0 or slab == 0:
                 _begin_lists(columns, list_indptr, list_rows, start, cursors)
             _accumulate(columns, weights, list_indptr, list_rows, list_weights, cursors, end, accumulators)
-            if turn == 0:
-                near = _NEAR + best.size
+            near = _NEAR + best.size
+            low, high = (max(start, home - near), min(end, home + near)) if turn == 0 else (start, start)
+            for first, last in ((low, high), (start, low), (high, end)):
                 pairs += _keep_best(
                     accumulators,
-                    max(start, home - near),
-                    min(end, home + near),
+                    first,
+                    last,
                     listed,
                     numbers,
                     best,
@@ -101,18 +102,6 @@ def score_all(
                     own,
                     waiting,
                 )
-            pairs += _keep_best(
-                accumulators,
-                start,
-                end,
-                listed,
-                numbers,
-                best,
-                best_rows,
-                candidates_start,
-                own,
-                waiting,
-            )
             accumulators[start:end] = -0.0
     return multiply_adds, pairs
 

@@ -78,14 +78,18 @@ class Tile:
                 start, given_up = start + given_up, 2 * given_up
         return work, np.concatenate(left)
 
+    def fits(self, part: IndexedPart) -> BoolArray:
+        """Which query rows are short enough for accumulators."""
+        longest = LONGEST_ROW if isinstance(part.index, DenseIndex) else LONGEST_QUERY
+        fits: BoolArray = np.diff(self.queries.indptr) <= longest
+        return fits
+
     def _runs(self, part: IndexedPart) -> list[tuple[Block, bool]]:
         """Cut query rows into runs, with whether sums over their weights are upper bounds that fit accumulators."""
-        queries = self.queries
-        whole = Block(0, 0, queries.shape[0])
-        if queries.nnz and queries.data.min() < 0:
+        whole = Block(0, 0, self.queries.shape[0])
+        if self.queries.nnz and self.queries.data.min() < 0:
             return [(whole, False)]
-        longest = LONGEST_ROW if isinstance(part.index, DenseIndex) else LONGEST_QUERY
-        fits = np.diff(queries.indptr) <= longest
+        fits = self.fits(part)
         borders = [0, *(np.flatnonzero(fits[1:] != fits[:-1]) + 1).tolist(), whole.stop]
         return [
             (Block(0, start, stop), bool(fits[start])) for start, stop in pairwise(borders) if start < stop
