@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import io
 import json
 import logging
-import os
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,11 +17,19 @@ from noveltyflow.errors import (
     DamageError,
     NoveltyflowError,
     SettingsError,
-    UnfinishedError,
     is_disk_full,
 )
 from noveltyflow.inert import printable, printable_lines, shell_line
 from noveltyflow.interrupts import Interrupts
+from noveltyflow.manners import (
+    for_readers,
+    log,
+    log_level,
+    of_run,
+    typed_again,
+    with_command,
+    write_to_nobody,
+)
 from noveltyflow.options import command_of, given_settings, setting_options
 
 if TYPE_CHECKING:
@@ -36,24 +41,6 @@ _SCORES = click.Choice(["nearest", "kth", "mean", "median"])
 _SHOWN = ("novelty", "percentile", "count", "url", "nearest_url")
 """What `top` prints of a row in a terminal."""
 
-log = logging.getLogger(__package__)
-
-
-def _log_level(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Give the group, and each command so that it may stand after its name too, the option `--log-level`."""
-
-    def apply(_context: click.Context, _parameter: click.Parameter, level: str | None) -> None:
-        if level is not None:
-            log.setLevel(level.upper())
-
-    return click.option(
-        "--log-level",
-        type=click.Choice(["debug", "info", "warning", "error"]),
-        expose_value=False,
-        callback=apply,
-        help="How much is logged on standard error; `debug` shows tracebacks. [default: warning]",
-    )(command)
-
 
 @click.group(
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
@@ -61,7 +48,7 @@ def _log_level(command: Callable[..., Any]) -> Callable[..., Any]:
     "or cluster must be mended first; 130 interrupted.",
 )
 @click.version_option(package_name="noveltyflow")
-@_log_level
+@log_level
 def cli() -> None:
     """Find what is new in a very large list of URLs."""
 
@@ -78,7 +65,7 @@ def cli() -> None:
     "--json", "as_json", is_flag=True, help="Print what `noveltyflow info --json` prints, when done."
 )
 @setting_options
-@_log_level
+@log_level
 def run(
     inputs: tuple[str, ...],
     out: str | None,
@@ -106,27 +93,14 @@ def run(
         reporter.summarize()
     except KeyboardInterrupt:
         click.echo("interrupted; everything finished is kept. Continue with:", err=True)
-        click.echo(f"  {_typed_again()}", err=True)
+        click.echo(f"  {typed_again()}", err=True)
         sys.exit(INTERRUPTED)
     except DamageError as error:
-        raise _with_command(error, _typed_again("--repair")) from error
+        raise with_command(error, typed_again("--repair")) from error
     if as_json:
         _echo_json(_open(workflow.out).info())
     elif not quiet:
         _say_done(workflow.out)
-
-
-def _typed_again(*more: str) -> str:
-    """The command that was typed, and more: with --overwrite once more, what was finished would be thrown away."""
-    return shell_line(
-        ["noveltyflow", *(arg for arg in sys.argv[1:] if arg not in ("--overwrite", *more)), *more]
-    )
-
-
-def _with_command(error: DamageError | UnfinishedError, command: str) -> NoveltyflowError:
-    """The error, with a command ready to be typed in the place of the words that ask for one."""
-    what = "complete it" if isinstance(error, UnfinishedError) else "undo the damage"
-    return type(error)(str(error).replace(error.remedy, f"{what} with:\n  {command}"))
 
 
 def _say_done(path: str) -> None:
@@ -157,51 +131,14 @@ def _workflow(inputs: tuple[str, ...], out: str | None, options: dict[str, Any])
     return validated({"inputs": list(inputs), **values}, option_of)
 
 
-def _for_readers(command: Callable[..., None]) -> Callable[..., None]:
-    """Let a command end without complaint when its reader has seen enough, as `head` has."""
-
-    @functools.wraps(command)
-    def run(**options: Any) -> None:
-        try:
-            command(**options)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            _write_to_nobody()
-
-    return run
-
-
-def _of_run(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command its argument RUN; an error that asks for the command of that run shows it, ready to be typed."""
-
-    @click.argument("path", metavar="RUN")
-    @functools.wraps(command)
-    def of_run(path: str, **options: Any) -> None:
-        try:
-            command(path=path, **options)
-        except UnfinishedError as error:
-            raise _with_command(error, command_of(path)) from error
-        except DamageError as error:
-            if error.remedy not in str(error):
-                raise
-            raise _with_command(error, f"{command_of(path)} --repair") from error
-
-    return of_run
-
-
-def _write_to_nobody() -> None:
-    """The interpreter flushes what is left in the buffer when it ends; nobody is there to take it."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
 @cli.command()
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @click.option("--out", default="run.zarr", help="As for run; nothing is stored.")
 @click.option("--rows", type=click.IntRange(min=1), help="Plan for so many rows of the same kind.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON; sizes are in bytes.")
 @setting_options
-@_log_level
-@_for_readers
+@log_level
+@for_readers
 def plan(inputs: tuple[str, ...], out: str, rows: int | None, as_json: bool, **options: Any) -> None:
     """Print what `run` with the same INPUT... and options will take: rows, tasks, memory, disk, time.
 
@@ -248,13 +185,13 @@ _defuse = click.option(
 
 
 @cli.command()
-@_of_run
+@of_run
 @_number
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What to rank by.")
 @_form
 @_defuse
-@_log_level
-@_for_readers
+@log_level
+@for_readers
 def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
     """Print the most novel URLs of RUN, most novel first."""
     run = _open(path)
@@ -274,11 +211,11 @@ def top(path: str, number: int, score: str, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@_of_run
+@of_run
 @click.argument("url")
 @_number
-@_log_level
-@_for_readers
+@log_level
+@for_readers
 def neighbors(path: str, url: str, number: int) -> None:
     """Print what URL, a row of RUN, is most like there, nearest first; RUN keeps --n-neighbors of them."""
     from noveltyflow.terminal import print_table
@@ -293,12 +230,12 @@ def neighbors(path: str, url: str, number: int) -> None:
 
 
 @cli.command()
-@_of_run
+@of_run
 @_number
 @_form
 @_defuse
-@_log_level
-@_for_readers
+@log_level
+@for_readers
 def rejects(path: str, number: int, form: str, defuse: bool) -> None:
     """Print the lines of the input that are no rows of RUN, in input order, each with its reason."""
     from noveltyflow.terminal import print_table
@@ -321,12 +258,12 @@ def rejects(path: str, number: int, form: str, defuse: bool) -> None:
 
 
 @cli.command()
-@_of_run
+@of_run
 @click.argument("file")
 @click.option("--score", type=_SCORES, default="nearest", show_default=True, help="What `novelty` is.")
 @_defuse
 @click.option("--quiet", is_flag=True, help="Show nothing but errors.")
-@_log_level
+@log_level
 def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
     """Write RUN to FILE: a table (.csv, .csv.gz, .jsonl, .parquet) or the neighbour graph (.npz)."""
     from noveltyflow.export import export as write
@@ -342,10 +279,10 @@ def export(path: str, file: str, score: str, defuse: bool, quiet: bool) -> None:
 
 
 @cli.command()
-@_of_run
+@of_run
 @click.option("--json", "as_json", is_flag=True, help="Print JSON, with all settings and inputs.")
-@_log_level
-@_for_readers
+@log_level
+@for_readers
 def info(path: str, as_json: bool) -> None:
     """Print what RUN is made of: lines read, blank and rejected, URLs, rows, settings.
 
@@ -366,7 +303,7 @@ def info(path: str, as_json: bool) -> None:
 
 
 @cli.command()
-@_of_run
+@of_run
 @click.option(
     "--rows",
     default=1_000,
@@ -376,7 +313,7 @@ def info(path: str, as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @click.option("--quiet", is_flag=True, help="Show nothing but what is wrong.")
-@_log_level
+@log_level
 def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
     """Audit RUN: checksums of every file, counts that add up, rows computed again by brute force.
 
@@ -396,7 +333,7 @@ def verify(path: str, rows: int, as_json: bool, quiet: bool) -> None:
         sys.stdout.flush()
     except BrokenPipeError:
         # A reader that has seen enough changes nothing about what was found.
-        _write_to_nobody()
+        write_to_nobody()
     if not quiet:
         click.echo(audited(dataclasses.asdict(audit)), err=True)
         if audit.problems:

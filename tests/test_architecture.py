@@ -23,13 +23,15 @@ LAYERS = [
     {"columns"},
     {"runtime", "run"},
     {"export", "verify", "unfinished", "dashboard"},
-    {"interrupts", "options", "terminal", "cli", "__main__"},
+    {"interrupts", "options", "manners", "terminal", "cli", "__main__"},
 ]
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 SAME_LEVEL_ALLOWED = {
     ("cli", "interrupts"),
+    ("cli", "manners"),
     ("cli", "options"),
     ("cli", "terminal"),
+    ("manners", "options"),
     ("__main__", "cli"),
     ("types", "errors"),
     ("config", "errors"),

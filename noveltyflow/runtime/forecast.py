@@ -352,7 +352,7 @@ def _time_search(counts: CsrMatrix, settings: ScoringSettings, kernel: TileKerne
     best = TopK.empty(middle, settings.neighbors.n_neighbors)
     times = [time.perf_counter()]
     for half in (Block(0, 0, middle), Block(1, middle, counts.shape[0])):
-        prepared = kernel.prepare(rows_of(block, half), best.indices.shape[1])
+        prepared = kernel.prepare(rows_of(block, half), settings.neighbors.n_neighbors)
         best, _ = kernel.compute(queries, prepared, best, queries_start=0, candidates_start=half.start)
         times.append(time.perf_counter())
     own, others = (float(spent) / max(1, middle) for spent in np.diff(times))
