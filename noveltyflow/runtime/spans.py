@@ -1,4 +1,4 @@
-"""How many blocks are searched as one: one on trial, then as many as memory allows, fewer after pressure."""
+"""How many blocks are searched as one: after a trial as many as memory allows, fewer after pressure."""
 
 from __future__ import annotations
 

@@ -90,10 +90,11 @@ def test_content_and_plan(device_bytes: int, device: EmulatedDevice, urls: Path)
     assert device.memory() == device_bytes
 
 
-@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 2), (10_000, 1)])
+@pytest.mark.parametrize(("device_bytes", "kept"), [(1 << 30, 3), (10_000, 1)])
 def test_indexed_spans_are_kept_as_far_as_there_is_room_for_a_tile_beside(
-    device_bytes: int, kept: int, device: EmulatedDevice, urls: Path
+    device_bytes: int, kept: int, device: EmulatedDevice, urls: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(tile.LARGEST_SPANS, "gpu", 30)
     _, reporter = run(urls, "gpu", WithDevice(device_bytes))
     assert reporter.kept == kept
 

@@ -131,8 +131,8 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     seconds
         After which no other strip is begun.
     size
-        Which spans the worker has come to. Before there are any, one block is indexed and searched on trial; what is
-        free then says how many of the span's blocks there is room for.
+        Which spans the worker has come to. Before there are any, a block is read, and some of its rows are searched,
+        on trial; what is free then says how many of the span's blocks there is room for.
     """
     started = time.monotonic()
     work = _Work(job, assignment.strips, backend)
@@ -141,7 +141,7 @@ def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, siz
     if size.blocks is None:
         if backend == "cpu":
             have_compiled()
-        work.try_out(_part(span, 1, own), assignment.strips[0])
+        work.try_out(own)
         size = work.resized(size)
         span = _part(span, size.blocks or 1, own)
     if (fitting := work.fitting(span, own)) != span:
@@ -256,12 +256,13 @@ class _Work:
 
         return self._kept.get_or_make(key, make)
 
-    def try_out(self, span: range, strip: Block) -> None:
-        """Let some rows search a span, so that whatever a worker loads or compiles for it is there."""
-        prepared = self.indexed(span)
-        queries, state = self.load(strip, span, prepared)
-        some = Block(strip.index, 0, min(_TRIED_ROWS, strip.n_rows))
-        self._search(strip, rows_of(queries, some), state.best.rows(some.start, some.stop), span, prepared)
+    def try_out(self, own: int) -> None:
+        """Let some rows of a block look for one another: what a worker loads or compiles for that is there then."""
+        block = load_weighted(self._job.store, self._blocks[own], self._job.settings.features)
+        rows = rows_of(block, Block(own, 0, min(_TRIED_ROWS, block.shape[0])))
+        prepared, _ = self._timed(self._kernel.prepare, rows, self._k)
+        none = TopK.empty(rows.shape[0], self._k)
+        self._timed(self._kernel.compute, rows, prepared, none, queries_start=0, candidates_start=0)
 
     def load(self, strip: Block, span: range, prepared: PreparedBlock) -> tuple[CsrMatrix, StripState]:
         """Weights of a strip, which are there already if it is part of the span, and how far it came."""
