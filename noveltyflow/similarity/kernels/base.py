@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
@@ -80,7 +80,8 @@ class TileStats:
     verifying_ns: int = 0
 
     def __add__(self, other: TileStats) -> TileStats:
-        return TileStats(*(a + b for a, b in zip(astuple(self), astuple(other), strict=True)))
+        both = zip(vars(self).values(), vars(other).values(), strict=True)
+        return TileStats(*(mine + others for mine, others in both))
 
 
 def time_shares(stats: Mapping[str, int]) -> dict[str, float]:
