@@ -42,7 +42,8 @@ from noveltyflow.types import AnyArray, CsrMatrix
 LARGEST_SPANS = {"cpu": 1 << 19, "gpu": 1 << 22}
 """Rows of a span by backend. A CPU's index of a larger one would be cut into parts, which gains nothing; a GPU is so
 fast that it waits for every strip that has to be read once more."""
-_TRIED_ROWS = 64
+_TRIED_ROWS, _TRIED_QUERIES = 4_096, 64
+"""Rows of a worker's first block that are indexed, and how many of them are searched for, on trial."""
 _LOOK_SECONDS = 0.5
 _LONGEST_ROW = 100
 """How many times longer than the mean the longest row is taken to be."""
@@ -259,10 +260,12 @@ class _Work:
     def try_out(self, own: int) -> None:
         """Let some rows of a block look for one another: what a worker loads or compiles for that is there then."""
         block = load_weighted(self._job.store, self._blocks[own], self._job.settings.features)
-        rows = rows_of(block, Block(own, 0, min(_TRIED_ROWS, block.shape[0])))
-        prepared, _ = self._timed(self._kernel.prepare, rows, self._k)
-        none = TopK.empty(rows.shape[0], self._k)
-        self._timed(self._kernel.compute, rows, prepared, none, queries_start=0, candidates_start=0)
+        indexed, queries = (
+            rows_of(block, Block(own, 0, min(rows, block.shape[0]))) for rows in (_TRIED_ROWS, _TRIED_QUERIES)
+        )
+        prepared, _ = self._timed(self._kernel.prepare, indexed, self._k)
+        none = TopK.empty(queries.shape[0], self._k)
+        self._timed(self._kernel.compute, queries, prepared, none, queries_start=0, candidates_start=0)
 
     def load(self, strip: Block, span: range, prepared: PreparedBlock) -> tuple[CsrMatrix, StripState]:
         """Weights of a strip, which are there already if it is part of the span, and how far it came."""
