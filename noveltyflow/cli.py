@@ -28,6 +28,7 @@ from noveltyflow.manners import (
     log,
     log_level,
     of_run,
+    open_closed_streams,
     typed_again,
     with_command,
     write_to_nobody,
@@ -353,6 +354,7 @@ class _InertFormatter(logging.Formatter):
 
 def main() -> None:
     """Run the command; a user's mistake ends in one message, never in a traceback."""
+    open_closed_streams()
     # The package's own logger only: a handler at the root would also print every message of Dask's.
     handler = logging.StreamHandler()
     handler.setFormatter(_InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

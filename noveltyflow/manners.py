@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -64,6 +65,12 @@ def of_run(command: Callable[..., None]) -> Callable[..., None]:
             raise with_command(error, f"{command_of(path)} --repair") from error
 
     return asked
+
+
+def open_closed_streams() -> None:
+    """Let a process that was started without standard output or error (`>&-`) write there all the same, to nobody."""
+    sys.stdout = sys.stdout or Path(os.devnull).open("w")  # noqa: SIM115 - as long as the process lives
+    sys.stderr = sys.stderr or Path(os.devnull).open("w")  # noqa: SIM115
 
 
 def write_to_nobody() -> None:

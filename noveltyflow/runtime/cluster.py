@@ -198,6 +198,8 @@ def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
         "threads_per_worker": threads,
         "resources": {RESOURCES["gpu"]: 1},
         "device_memory_limit": settings.device_memory_limit or "default",
+        # Its own preload would take the place of those of the configuration, and not stand beside them.
+        "preload": list(DASK_CONFIG["distributed.worker.preload"]),
         **(pool if settings.rmm_pool_size is not None else {}),
     }
 

@@ -154,6 +154,14 @@ def test_a_reader_may_go_away(small_run: str, args: list[str]) -> None:
     assert (process.returncode, process.stderr) == (0, b"")
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-"])
+@pytest.mark.parametrize("args", [["info"], ["verify", "--rows", "10"], ["top"], ["frobnicate"]])
+def test_streams_may_be_closed(small_run: str, args: list[str], closed: str) -> None:
+    typed = f"{shell_line(list(map(str, command(*args, small_run))))} {closed}"
+    done = subprocess.run(["sh", "-c", typed], capture_output=True, timeout=60, check=False)
+    assert done.returncode == (2 if args == ["frobnicate"] else 0), done.stderr
+
+
 def test_log_level_may_stand_before_or_after_the_command(cli: Cli, tmp_path: Path) -> None:
     for args in (["--log-level", "debug", "info", tmp_path], ["info", tmp_path, "--log-level", "debug"]):
         assert "Traceback" in cli(*args).stderr

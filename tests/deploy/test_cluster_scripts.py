@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import tomllib
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from deploy.hand_cluster import ROOT, Launch, environment, write_script
 from distributed.cli.dask_scheduler import main as dask_scheduler
 from distributed.cli.dask_worker import main as dask_worker
 
+from noveltyflow.runtime.cluster import DASK_CONFIG
 from noveltyflow.runtime.seats import CPU_RESOURCE
 
 ADDRESS = "tcp://127.0.0.1:8786"
@@ -85,6 +87,9 @@ def test_a_gpu_worker_carries_the_gpu_and_no_cpu(launch: Launch) -> None:
     assert lines[lines.index("--resources") + 1] == "GPU=1"
     assert lines[lines.index("--host") + 1] == "127.0.0.1"
     assert lines[-3:] == [ADDRESS, "--memory-limit", "8GiB"]
+    # What dask-cuda preloads itself would take the place of what the configuration says.
+    preloads = [after for before, after in pairwise(lines) if before == "--preload"]
+    assert preloads == DASK_CONFIG["distributed.worker.preload"]
 
 
 def test_the_configuration_is_the_packages_own_unless_one_is_named(launch: Launch, tmp_path: Path) -> None:

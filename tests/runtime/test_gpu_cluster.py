@@ -36,7 +36,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         options.update(given)
         if given["n_workers"] > 2:
             raise ValueError("more workers than devices")
-        given["preload"] = [str(Path(__file__).with_name("stand_in.py"))]
+        given["preload"] = [*given["preload"], str(Path(__file__).with_name("stand_in.py"))]
         own = ("device_memory_limit", "rmm_pool_size", "rmm_allocator_external_lib_list")
         return LocalCluster(**{name: value for name, value in given.items() if name not in own})
 
@@ -67,6 +67,7 @@ def test_workers_are_started_on_the_gpus(backend: Any, asked: dict[str, Any]) ->
     assert (asked["device_memory_limit"], asked["rmm_pool_size"]) == ("2GiB", "1GiB")
     assert asked["rmm_allocator_external_lib_list"] == ["cupy"]
     assert asked["host"] == "127.0.0.1"
+    assert asked["preload"] == cluster.DASK_CONFIG["distributed.worker.preload"]
 
 
 def test_no_pool_is_asked_for_unless_it_is_set(asked: dict[str, Any]) -> None:
