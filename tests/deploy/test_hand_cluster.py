@@ -64,8 +64,12 @@ def test_the_configuration_takes_effect(client: Client) -> None:
     def pages() -> str | None:
         return os.environ.get("GLIBC_TUNABLES")
 
+    def preloaded() -> bool:
+        return set(DASK_CONFIG["distributed.worker.preload"]) <= set(sys.modules)
+
     assert client.run_on_scheduler(failures) == 10
     assert set(client.run(pages).values()) == {"glibc.malloc.hugetlb=1"}
+    assert set(client.run(preloaded).values()) == {True}
     assert set(client.run(fractions).values()) == {(0.6, 0.7, 0.8)}
 
 
