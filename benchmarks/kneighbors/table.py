@@ -42,8 +42,17 @@ matrix; seconds of wall-clock time. Ours: the whole matrix, median of three runs
 all, with the share of rows in a sample; the transposition is timed once and added once. Rows skipped: those for which
 no similarity was left to compute when their turn came. Slowest 1 % of rows: their share of the multiply-adds in a
 sample of 2,000 rows. Preparing to verifying: their shares of the kernel's time. Peak memory: most resident memory
-during the first run in a fresh process, less what was resident before. Exact: rows at random that equal brute force
-in float64, bit for bit."""
+during the first run in a fresh process, less what was resident before; at most three times the matrix and 200 MB are
+asked for, so that small matrices may take many times themselves. Exact: rows at random that equal brute force in
+float64, bit for bit. Bars are what the project asks of itself; at least as fast as the peer, where nothing else was.
+Where the ratio is large, a peer's whole run would take minutes, and only a sample of its rows was timed.
+
+Cases: *gov* are deep URLs of US government sites (end-of-term/eot2024), 100k in random order with about 100 for
+each host, 200k and growth in the order of their sitemaps; *npm* are package repositories (`all-the-package-repos`);
+*adblock* are page sub-requests (brave/adblock-rust); *tweetfeed* are reported phishing and malware URLs
+(TweetFeed); *scoop* are package downloads of few templates (ScoopInstaller/Main); *inject* and *hostnovel* are gov
+with URLs of TweetFeed, or of hosts held back, put in; *httpparams* are parameter values
+(Morzeux/HttpParamsDataset). Shapes are random matrices made against the kernel."""
 
 
 @dataclass(frozen=True)
