@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kneighbors.machine import describe_machine
 from kneighbors.table import verdict
 from sklearn.feature_extraction.text import HashingVectorizer as Reference
 
@@ -41,7 +42,11 @@ def main() -> int:
     if not arguments.list.exists():
         sys.exit(f"{arguments.list} does not exist: give a list, or set NOVELTYFLOW_DATA to the data folder")
     texts = _sample(_read(arguments.list), arguments.rows)
-    print(f"{len(texts):,} rows of {arguments.list.name}, mean length {np.mean([len(t) for t in texts]):.0f}")
+    length = np.mean([len(text) for text in texts])
+    print(f"\n## Hashing\n\n{describe_machine()}\n")
+    print(
+        f"{len(texts):,} rows of {arguments.list.name}, mean length {length:.0f}, CPU seconds of one core\n"
+    )
     print(
         "| features | n-grams | scikit-learn, rows/s | noveltyflow, rows/s | ratio | bar | per block, range |"
     )

@@ -12,6 +12,8 @@ from pathlib import Path
 
 import psutil
 
+_CODE = (":/", ":!benchmarks/RESULTS.md")
+"""What may not differ from the commit; the table itself grows while benchmarks run."""
 _PACKAGES = ("noveltyflow", "numba", "numpy", "scipy", "sparse_dot_topn", "sp_matmul_rs")
 
 
@@ -43,7 +45,11 @@ def _processor() -> str:
 def _commit() -> list[str]:
     if shutil.which("git") is None:
         return []
-    command = ["git", "describe", "--always", "--dirty"]
-    folder = Path(__file__).parent
+    commit, changed = _git("describe", "--always"), _git("status", "--porcelain", "-uno", "--", *_CODE)
+    return [] if commit is None else [f"commit {commit}{'-dirty' if changed else ''}"]
+
+
+def _git(*arguments: str) -> str | None:
+    command, folder = ["git", *arguments], Path(__file__).parents[2]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    return [f"commit {done.stdout.strip()}"] if done.returncode == 0 else []
+    return done.stdout.strip() if done.returncode == 0 else None
