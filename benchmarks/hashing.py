@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import gzip
-import os
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from kneighbors.lists import data_folder
 from kneighbors.machine import describe_machine
 from kneighbors.table import verdict
 from sklearn.feature_extraction.text import HashingVectorizer as Reference
@@ -58,8 +58,8 @@ def main() -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Compare hashing speed with scikit-learn's on one core.")
-    data = Path(os.environ.get("NOVELTYFLOW_DATA", Path(__file__).parents[2] / "shared" / "data"))
-    parser.add_argument("list", nargs="?", type=Path, default=data / "gov_1m.txt.gz", help="one text a line")
+    default = data_folder() / "gov_1m.txt.gz"
+    parser.add_argument("list", nargs="?", type=Path, default=default, help="one text a line")
     parser.add_argument("--rows", type=int, help="take this many rows, evenly spread (default: all)")
     return parser
 

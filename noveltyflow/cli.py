@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import atexit
 import dataclasses
-import gc
 import io
 import json
 import logging
@@ -359,8 +357,8 @@ def main() -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_InertFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     log.addHandler(handler)
-    # Python looks through all objects once more when it ends, which takes up to a second, and frees nothing in use.
-    atexit.register(gc.freeze)
+    import noveltyflow.runtime.ending  # noqa: F401 - for this process, as for workers
+
     try:
         cli.main(standalone_mode=False)
     except click.ClickException as error:

@@ -47,12 +47,13 @@ asked for, so that small matrices may take many times themselves. Exact: rows at
 float64, bit for bit. Bars are what the project asks of itself; at least as fast as the peer, where nothing else was.
 Where the ratio is large, a peer's whole run would take minutes, and only a sample of its rows was timed.
 
-Cases: *gov* are deep URLs of US government sites (end-of-term/eot2024), 100k in random order with about 100 for
-each host, 200k and growth in the order of their sitemaps; *npm* are package repositories (`all-the-package-repos`);
+Cases: *gov* are deep URLs of US government sites (end-of-term/eot2024), 100k with about 100 for each host, 200k and
+growth drawn at random from up to 4,500 for each; *npm* are package repositories (`all-the-package-repos`);
 *adblock* are page sub-requests (brave/adblock-rust); *tweetfeed* are reported phishing and malware URLs
 (TweetFeed); *scoop* are package downloads of few templates (ScoopInstaller/Main); *inject* and *hostnovel* are gov
 with URLs of TweetFeed, or of hosts held back, put in; *httpparams* are parameter values
-(Morzeux/HttpParamsDataset). Shapes are random matrices made against the kernel."""
+(Morzeux/HttpParamsDataset). Rows are in SURT order, as in a run, but for the shuffled ones. Shapes are made against
+the kernel: URLs that differ in a number, and random matrices."""
 
 
 @dataclass(frozen=True)

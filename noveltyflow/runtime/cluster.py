@@ -42,8 +42,8 @@ _WORKER_MEMORY = 1 << 30
 _MEMORY_SHARE = 0.8
 _COMMAND_SECONDS, _SCHEDULER_SECONDS, _WORKER_SECONDS = 3.5, 1.5, 2.0
 """What one core takes for the imports of the command, to start and end a scheduler, and for those of a worker: on two
-quiet cores a run of 500 rows took 4.5, 5.1 and 7.2 s with 1, 2 and 4 workers (AMD EPYC); on an
-older Intel Xeon all of this is half as much again."""
+quiet cores a run of 500 rows took 4.5, 5.1 and 7.2 s with 1, 2 and 4 workers (AMD EPYC); on an older
+Intel Xeon all of this is half as much again."""
 _CLOSE_SECONDS = 15.0
 """How long a cluster started here may take to end; it takes about one."""
 _START_SECONDS, _FIRST_WORKER_SECONDS = 300.0, 30.0

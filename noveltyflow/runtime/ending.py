@@ -1,7 +1,7 @@
-"""Lets a worker end at once; it loads this before it begins (`dask.yaml`).
+"""Lets a process end at once: the command, and workers, which load this before they begin (`dask.yaml`).
 
-Python looks through all objects once more when it ends, which takes half a second after all that a worker imports,
-and for so long whoever ends a cluster waits.
+Python looks through all objects once more when it ends, which takes half a second after all that these import, frees
+nothing that is in use, and is waited for by whoever ends a cluster.
 """
 
 import atexit

@@ -16,7 +16,7 @@ class SpanSize:
     Attributes
     ----------
     blocks : int or None
-        Of the next span, as far as there are as many blocks side by side; None before one block was tried.
+        Of the next span, as far as there are as many blocks side by side; None before the trial.
     most : int or None
         No more than that, because more brought pressure before.
     quiet : int
@@ -71,8 +71,8 @@ def _larger(blocks: int) -> int:
 class SpanSizes:
     """The sizes that the workers of a run have come to. Pure bookkeeping.
 
-    A worker that is new tries one block; one that comes in the place of a lost one does not grow beyond half of what
-    that one had, until some tasks have gone well.
+    A worker that is new makes a trial first; one that comes in the place of a lost one does not grow beyond half of
+    what that one had, until some tasks have gone well.
     """
 
     def __init__(self) -> None:

@@ -260,10 +260,9 @@ class _Work:
     def try_out(self, own: int) -> None:
         """Let some rows of a block look for one another: what a worker loads or compiles for that is there then."""
         block = load_weighted(self._job.store, self._blocks[own], self._job.settings.features)
-        indexed, queries = (
-            rows_of(block, Block(own, 0, min(rows, block.shape[0]))) for rows in (_TRIED_ROWS, _TRIED_QUERIES)
-        )
-        prepared, _ = self._timed(self._kernel.prepare, indexed, self._k)
+        some = rows_of(block, Block(own, 0, min(_TRIED_ROWS, block.shape[0])))
+        queries = rows_of(some, Block(own, 0, min(_TRIED_QUERIES, some.shape[0])))
+        prepared, _ = self._timed(self._kernel.prepare, some, self._k)
         none = TopK.empty(queries.shape[0], self._k)
         self._timed(self._kernel.compute, queries, prepared, none, queries_start=0, candidates_start=0)
 
