@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import signal
@@ -35,7 +36,7 @@ from noveltyflow.runtime.seats import (
 )
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
-from noveltyflow.similarity.kernels.device import has_cuda
+from noveltyflow.similarity.kernels.device import MEMORY_SHARE, has_cuda
 
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
@@ -156,10 +157,33 @@ def _started_cluster(settings: ClusterSettings) -> Any:
     from dask_cuda import LocalCUDACluster
 
     log.info("backend %r: workers are started on the GPUs of this machine", settings.backend)
+    cluster = None
     try:
-        return LocalCUDACluster(**options)
-    except ValueError as error:  # more workers than GPUs, or a pool without RMM
-        raise ResourceError(f"no workers can be started on this machine's GPUs: {error}") from error
+        cluster = LocalCUDACluster(**options)
+        cluster.sync(_all_started, cluster)
+    except Exception as error:  # of any kind: it comes from whatever the workers load
+        if cluster is not None:
+            _end(cluster)
+        root = _root_of(error)
+        remedy = "choose --backend cpu"
+        if settings.rmm_pool_size is not None:
+            remedy = "lower --rmm-pool-size, or leave it out"
+        raise ResourceError(
+            f"workers cannot be started on this machine's GPUs: {type(root).__name__}: {root}; {remedy}"
+        ) from error
+    return cluster
+
+
+async def _all_started(cluster: Any) -> None:
+    """Raise what kept a worker from starting, which dask-cuda does not."""
+    await asyncio.gather(*cluster.workers.values())
+
+
+def _root_of(error: BaseException) -> BaseException:
+    """What an error was raised from in the first place."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _local_backend(settings: ClusterSettings) -> tuple[str, dict[str, Any]]:
@@ -190,17 +214,39 @@ def cuda_cluster_options(settings: ClusterSettings) -> dict[str, Any]:
     """Keyword arguments of `LocalCUDACluster`: a worker for each GPU, whose threads share the cores."""
     import cupy
 
-    workers = settings.workers or int(cupy.cuda.runtime.getDeviceCount())
+    devices = int(cupy.cuda.runtime.getDeviceCount())
+    workers = settings.workers or devices
+    if workers > devices:
+        raise ResourceError(
+            f"this machine has {devices} GPUs, and {workers} workers are asked for, one on each; lower --workers, or "
+            "choose --backend cpu"
+        )
     options = local_cluster_options(settings.model_copy(update={"workers": workers}))
-    threads = max(settings.threads_per_worker, len(os.sched_getaffinity(0)) // workers)
-    pool = {"rmm_pool_size": settings.rmm_pool_size, "rmm_allocator_external_lib_list": ["cupy"]}
+    threads = max(settings.threads_per_worker, _cores() // workers)
     return options | {
         "threads_per_worker": threads,
         "resources": {RESOURCES["gpu"]: 1},
         "device_memory_limit": settings.device_memory_limit or "default",
         # Its own preload would take the place of those of the configuration, and not stand beside them.
         "preload": list(DASK_CONFIG["distributed.worker.preload"]),
-        **(pool if settings.rmm_pool_size is not None else {}),
+        **_rmm_options(settings),
+    }
+
+
+def _rmm_options(settings: ClusterSettings) -> dict[str, Any]:
+    """Keyword arguments of `LocalCUDACluster` for a pool, which grows no further than CuPy's own would."""
+    pool, limit = memory_limit(settings, "rmm_pool_size"), memory_limit(settings, "device_memory_limit")
+    if pool is None:
+        return {}
+    if limit is not None and pool > limit:
+        raise SettingsError(
+            f"rmm_pool_size {settings.rmm_pool_size!r} is more than device_memory_limit "
+            f"{settings.device_memory_limit!r}; lower the one or raise the other"
+        )
+    return {
+        "rmm_pool_size": pool,
+        "rmm_maximum_pool_size": limit or MEMORY_SHARE,
+        "rmm_allocator_external_lib_list": ["cupy"],
     }
 
 

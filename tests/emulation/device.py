@@ -20,15 +20,24 @@ LEAST_SHARED_BYTES = 48 << 10
 
 
 def build(folder: Path) -> Path:
-    """Compile the kernels into a library; a compiler is part of what the tests need."""
+    """Compile the kernels into a library."""
+    kernels = ["-include", str(HERE / "cuda_emulation.h"), f"-I{SOURCES}", "-ffp-contract=off"]
+    kernels.append("-U_FORTIFY_SOURCE")  # which some compilers define, and which ends a jump to another stack
+    return _compiled(HERE / "emulated.cpp", folder / "emulated.so", *kernels)
+
+
+def build_nvml(folder: Path) -> Path:
+    """Compile what dask-cuda asks about the GPUs of a machine, under the name by which it is found."""
+    name = "libnvidia-ml.so.1"
+    return _compiled(HERE / "nvml.cpp", folder / name, f"-Wl,-soname,{name}")
+
+
+def _compiled(source: Path, library: Path, *options: str) -> Path:
     compiler = shutil.which("g++")
     if compiler is None:
         raise RuntimeError("no g++: install a C++ compiler, the CUDA sources are tested through it")
-    library = folder / "emulated.so"
-    header = ["-include", str(HERE / "cuda_emulation.h"), f"-I{SOURCES}"]
-    options = ["-std=c++17", "-O2", "-ffp-contract=off", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
-    options.append("-U_FORTIFY_SOURCE")  # which some compilers define, and which ends a jump to another stack
-    command = [compiler, *options, *header, str(HERE / "emulated.cpp"), "-o", str(library)]
+    usual = ["-std=c++17", "-O2", "-Wall", "-Wextra", "-Werror", "-fPIC", "-shared"]
+    command = [compiler, *usual, *options, str(source), "-o", str(library)]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     return library

@@ -1,13 +1,20 @@
-"""The emulated kernels, for the tests of several folders."""
+"""The emulated kernels and the emulated GPU, for the tests of several folders."""
 
 from __future__ import annotations
 
 import ctypes
+import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from emulation.device import build
+from emulation.device import HERE, build, build_nvml
+from emulation.worker import LIBRARY
+from noveltyflow.runtime import cluster
+from noveltyflow.similarity.kernels.device import has_cuda
+
+PRELOAD = "distributed.worker.preload"
 
 
 @pytest.fixture(scope="session")
@@ -20,3 +27,28 @@ def library_path(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def library(library_path: Path) -> ctypes.PyDLL:
     """The compiled sources, loaded; calls keep the GIL, because one block is emulated at a time."""
     return ctypes.PyDLL(str(library_path))
+
+
+@pytest.fixture(scope="module")
+def gpu_preloads(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[list[str]]:
+    """A GPU that dask-cuda finds, and what its workers must load to use it.
+
+    Where this machine has one, that is it, and nothing is to be loaded. Otherwise dask-cuda asks a library of ours,
+    and its workers emulate the device.
+    """
+    if has_cuda():
+        yield []
+        return
+    folder, library = tmp_path_factory.mktemp("gpu"), request.getfixturevalue("library_path")
+    ctypes.CDLL(str(build_nvml(folder)))  # from now on, this is what its name stands for in this process
+    preloads = [str(HERE / "worker.py")]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(LIBRARY, str(library))
+        patch.setenv("LD_LIBRARY_PATH", str(folder), prepend=os.pathsep)
+        patch.setenv("PYTHONPATH", str(HERE.parent), prepend=os.pathsep)
+        patch.setattr(cluster, "has_cuda", lambda: True)
+        patch.setattr("cupy.cuda.runtime.getDeviceCount", lambda: 1)
+        patch.setitem(cluster.DASK_CONFIG, PRELOAD, [*cluster.DASK_CONFIG[PRELOAD], *preloads])
+        yield preloads

@@ -1,4 +1,4 @@
-"""How `--backend` chooses a cluster on this machine, where a GPU and dask-cuda are made to look present."""
+"""How `--backend` chooses a cluster on this machine, which has a GPU, or one that is emulated."""
 
 from __future__ import annotations
 
@@ -6,15 +6,16 @@ import os
 import signal
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 from distributed import LocalCluster
 
 from noveltyflow.config import ClusterSettings
-from noveltyflow.errors import ResourceError
+from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime import cluster
 from noveltyflow.runtime.cluster import (
     connect,
@@ -22,77 +23,121 @@ from noveltyflow.runtime.cluster import (
     local_cluster_options,
 )
 from noveltyflow.runtime.dask_executor import DaskExecutor
-from noveltyflow.runtime.seats import choose_backends, slots_of
+from noveltyflow.runtime.seats import choose_backends, slots_of, workers_of
 
 LOCAL = {"memory_limit": "1GiB", "dashboard_address": "127.0.0.1:0"}
 
 
-@pytest.fixture
-def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
-    """What `LocalCUDACluster` was asked for; an ordinary cluster with the same resources stands in for it."""
-    options: dict[str, Any] = {}
-
-    def stand_in(**given: Any) -> LocalCluster:
-        options.update(given)
-        if given["n_workers"] > 2:
-            raise ValueError("more workers than devices")
-        given["preload"] = [*given["preload"], str(Path(__file__).with_name("stand_in.py"))]
-        own = ("device_memory_limit", "rmm_pool_size", "rmm_allocator_external_lib_list")
-        return LocalCluster(**{name: value for name, value in given.items() if name not in own})
-
-    runtime = SimpleNamespace(getDeviceCount=lambda: 1)
-    monkeypatch.setitem(sys.modules, "cupy", SimpleNamespace(cuda=SimpleNamespace(runtime=runtime)))
-    monkeypatch.setitem(sys.modules, "dask_cuda", SimpleNamespace(LocalCUDACluster=stand_in))
-    monkeypatch.setattr(cluster, "has_cuda", lambda: True)
-    for backend in ("CPU", "GPU"):
-        monkeypatch.setenv(f"STAND_IN_{backend}_SECONDS", "0")
-    return options
-
-
 @pytest.mark.parametrize("backend", ["gpu", "auto"])
-def test_workers_are_started_on_the_gpus(backend: Any, asked: dict[str, Any]) -> None:
-    settings = ClusterSettings(backend=backend, device_memory_limit="2GiB", rmm_pool_size="1GiB", **LOCAL)
+def test_workers_are_started_on_the_gpus(backend: Any, gpu_preloads: list[str]) -> None:
+    settings = ClusterSettings(backend=backend, device_memory_limit="2GiB", workers=1, **LOCAL)
     assert local_capacity(settings).backends == ("gpu",)
     with connect(settings) as client:
         assert slots_of(client) == {"gpu": 1, "cpu": 0}
         assert choose_backends(client, backend) == ["gpu"]
+        (about,) = workers_of(client).values()
+        assert about["resources"] == {"GPU": 1}
+        assert about["nthreads"] == len(os.sched_getaffinity(0))
+        assert about["host"] == "127.0.0.1"
+        ((loaded, device_bytes),) = client.run(what_it_has).values()
+        assert loaded >= {"dask_cuda.initialize", *cluster.DASK_CONFIG["distributed.nanny.preload"]}
+        assert "noveltyflow.runtime.ending" in loaded
+        assert device_bytes == 2 << 30
         # Reading and hashing need no device: they use all threads.
-        results = DaskExecutor(client, "token").run(
-            "double", lambda number: 2 * number, [(i,) for i in range(5)]
-        )
+        results = DaskExecutor(client, "token").run("double", double, [(i,) for i in range(5)])
         assert sorted(results) == [0, 2, 4, 6, 8]
-    assert asked["n_workers"] == 1
-    assert asked["resources"] == {"GPU": 1}
-    assert asked["threads_per_worker"] >= 1
-    assert (asked["device_memory_limit"], asked["rmm_pool_size"]) == ("2GiB", "1GiB")
-    assert asked["rmm_allocator_external_lib_list"] == ["cupy"]
-    assert asked["host"] == "127.0.0.1"
-    assert asked["preload"] == cluster.DASK_CONFIG["distributed.worker.preload"]
 
 
-def test_no_pool_is_asked_for_unless_it_is_set(asked: dict[str, Any]) -> None:
-    options = cluster.cuda_cluster_options(ClusterSettings(backend="gpu", **LOCAL))
-    assert options["device_memory_limit"] == "default"
-    assert "rmm_pool_size" not in options
+def double(number: int) -> int:
+    return 2 * number
 
 
-def test_cpu_is_cpu_even_beside_a_gpu(asked: dict[str, Any]) -> None:
-    assert local_capacity(ClusterSettings(backend="cpu", workers=1, **LOCAL)).backends == ("cpu",)
-    with connect(ClusterSettings(backend="cpu", workers=1, **LOCAL)) as client:
-        assert choose_backends(client, "auto") == ["cpu"]
-    assert asked == {}
+def what_it_has(dask_worker: Any) -> tuple[set[str], int]:
+    """The modules of a worker, and how much device memory it may keep results in."""
+    return set(sys.modules), dask_worker.data.device_buffer.n
 
 
-def test_what_dask_cuda_refuses_is_said(asked: dict[str, Any]) -> None:
+def test_without_gpus_for_all_workers_nothing_is_started(gpu_preloads: list[str]) -> None:
     with (
-        pytest.raises(ResourceError, match="more workers than devices"),
-        connect(ClusterSettings(backend="gpu", workers=3, **LOCAL)),
+        pytest.raises(ResourceError, match=r"this machine has \d+ GPUs, and 30 workers are asked for"),
+        connect(ClusterSettings(backend="gpu", workers=30, **LOCAL)),
     ):
         pass
 
 
+@pytest.mark.skipif(find_spec("rmm") is not None, reason="RMM is installed")
+def test_a_pool_without_rmm_is_refused(gpu_preloads: list[str]) -> None:
+    with (
+        pytest.raises(ResourceError, match=r"'rmm' is not available.*lower --rmm-pool-size, or leave it out"),
+        connect(ClusterSettings(backend="gpu", rmm_pool_size="1GiB", **LOCAL)),
+    ):
+        pass
+
+
+FAILING = """
+from dask_cuda.plugins import RMMSetup
+
+def setup(plugin, worker):
+    raise MemoryError("the device is full")
+
+RMMSetup.setup = setup
+"""
+
+
+def test_what_keeps_a_worker_from_starting_is_said_and_nothing_is_left(
+    gpu_preloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = tmp_path / "failing.py"
+    failing.write_text(FAILING)
+    monkeypatch.setitem(cluster.DASK_CONFIG, "distributed.worker.preload", [str(failing)])
+    before = set(psutil.Process().children(recursive=True))
+    with (
+        pytest.raises(ResourceError, match="MemoryError: the device is full; choose --backend cpu"),
+        connect(ClusterSettings(backend="gpu", workers=1, **LOCAL)),
+    ):
+        pass
+    left = set(psutil.Process().children(recursive=True)) - before
+    assert not [process for process in left if "resource_tracker" not in " ".join(process.cmdline())]
+
+
+@pytest.mark.parametrize(("limit", "most"), [(None, 0.9), ("2GiB", 2 << 30)])
+def test_a_pool_grows_no_further_than_the_limit(
+    limit: str | None, most: float, gpu_preloads: list[str]
+) -> None:
+    settings = ClusterSettings(
+        backend="gpu", workers=1, rmm_pool_size="1GiB", device_memory_limit=limit, **LOCAL
+    )
+    options = cluster.cuda_cluster_options(settings)
+    assert (options["rmm_pool_size"], options["rmm_maximum_pool_size"]) == (1 << 30, most)
+    assert options["rmm_allocator_external_lib_list"] == ["cupy"]
+
+
+@pytest.mark.parametrize(
+    ("pool", "what"),
+    [("3GiB", "'3GiB' is more than device_memory_limit '2GiB'"), ("much", "'much' is not a number")],
+)
+def test_impossible_pools_are_refused(pool: str, what: str, gpu_preloads: list[str]) -> None:
+    settings = ClusterSettings(
+        backend="gpu", workers=1, rmm_pool_size=pool, device_memory_limit="2GiB", **LOCAL
+    )
+    with pytest.raises(SettingsError, match=f"rmm_pool_size {what}"):
+        cluster.cuda_cluster_options(settings)
+
+
+def test_no_pool_is_asked_for_unless_it_is_set(gpu_preloads: list[str]) -> None:
+    options = cluster.cuda_cluster_options(ClusterSettings(backend="gpu", workers=1, **LOCAL))
+    assert options["device_memory_limit"] == "default"
+    assert not [name for name in options if "rmm" in name]
+
+
+def test_cpu_is_cpu_even_beside_a_gpu(gpu_preloads: list[str]) -> None:
+    assert local_capacity(ClusterSettings(backend="cpu", workers=1, **LOCAL)).backends == ("cpu",)
+    with connect(ClusterSettings(backend="cpu", workers=1, **LOCAL)) as client:
+        assert choose_backends(client, "auto") == ["cpu"]
+
+
 def test_without_dask_cuda_gpu_is_refused_and_auto_says_so(
-    asked: dict[str, Any], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    gpu_preloads: list[str], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "dask_cuda", None)
     with (

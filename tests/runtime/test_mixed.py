@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import signal
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -84,10 +82,8 @@ def cpu_seconds() -> float:
 
 
 @pytest.fixture
-def workers(
-    cpu_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[dict[str, subprocess.Popen[bytes]]]:
-    """A scheduler with one worker of each kind and no nannies; its address is in SCHEDULER."""
+def client(cpu_seconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Client]:
+    """A scheduler with one worker of each kind and no nannies."""
     monkeypatch.setenv("STAND_IN_CPU_SECONDS", str(cpu_seconds))
     monkeypatch.setenv("STAND_IN_GPU_SECONDS", str(FAST))
     monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.5)
@@ -95,19 +91,11 @@ def workers(
     options += ["--preload", str(Path(__file__).with_name("stand_in.py"))]
     with ExitStack() as stack:
         address = stack.enter_context(scheduler_by_hand(tmp_path))
-        monkeypatch.setenv("SCHEDULER", address)
-        yield {
-            name: stack.enter_context(
-                started("worker", address, *options, "--resources", resource, log=tmp_path / f"{name}.log")
-            )
-            for name, resource in RESOURCES.items()
-        }
-
-
-@pytest.fixture
-def client(workers: object) -> Iterator[Client]:
-    with Client(os.environ["SCHEDULER"]) as client:
-        client.wait_for_workers(2, timeout=120)
+        for name, resource in RESOURCES.items():
+            own, log = ["--resources", resource], tmp_path / f"{name}.log"
+            stack.enter_context(started("worker", address, *options, *own, log=log))
+        client = stack.enter_context(Client(address))
+        client.wait_for_workers(len(RESOURCES), timeout=120)
         yield client
 
 
@@ -127,25 +115,6 @@ def test_shares_follow_speed(client: Client, urls: Path, reference: str, tmp_pat
     assert sum(shares.values()) == TILES
     # The stand-in for a GPU is some ten times as fast, whatever else this machine does.
     assert shares["gpu"] > 2 * shares["cpu"] > 0
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("cpu_seconds", [BRISK])
-@pytest.mark.parametrize("dies", ["cpu", "gpu"])
-def test_work_of_the_dead_is_done_by_the_others(
-    dies: str,
-    client: Client,
-    workers: dict[str, subprocess.Popen[bytes]],
-    urls: Path,
-    reference: str,
-    tmp_path: Path,
-) -> None:
-    watch = Watch(30, lambda: os.killpg(workers[dies].pid, signal.SIGKILL))
-    out = run(client, urls, tmp_path / "run.zarr", watch)
-    assert workers[dies].wait(timeout=10) == -signal.SIGKILL
-    assert_same_content(out, reference)
-    (survivor,) = RESOURCES.keys() - {dies}
-    assert watch.shares()[survivor] > 0
 
 
 @pytest.mark.slow

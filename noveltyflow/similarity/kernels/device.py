@@ -16,7 +16,8 @@ SOURCES = Path(__file__).parent / "cuda"
 KERNELS = ("fold_rows", "scan_folded", "score_put_off")
 """Names of the kernels in the source."""
 COMPILER_OPTIONS = ("-std=c++17",)
-_MEMORY_SHARE = 0.9
+MEMORY_SHARE = 0.9
+"""What is used of a device's memory where no limit is set; the rest is left to others."""
 _NO_REDUCED_PRECISION = 16
 """cuBLAS's `CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION`."""
 
@@ -85,9 +86,9 @@ class CupyDevice:
         self.xp.get_default_pinned_memory_pool().free_all_blocks()
 
     def memory(self) -> int:
-        """See `Device.memory`; where no limit was set, a tenth is left to others."""
+        """See `Device.memory`."""
         _, total = self.xp.cuda.runtime.memGetInfo()
-        return self.xp.get_default_memory_pool().get_limit() or int(total * _MEMORY_SHARE)
+        return self.xp.get_default_memory_pool().get_limit() or int(total * MEMORY_SHARE)
 
     def limit_memory(self, n_bytes: int) -> None:
         """See `Device.limit_memory`; it is CuPy's memory pool that keeps the limit."""

@@ -71,7 +71,8 @@ __device__ inline int lane_of_thread() { return threadIdx.x % WARP; }
 // Candidates that one step of a scan may add, beyond those that make the buffer count as full.
 __device__ inline int buffer_capacity() { return blockDim.x * BOUNDS_PER_THREAD + SPARE_CANDIDATES; }
 
-// Lays out shared memory as `search_shared_bytes` of the host counts it, and stages row `row` there if it has at most `staged` entries. `staged` is a power of two, at least 4.
+// Lays out shared memory as `search_shared_bytes` of the host counts it, and stages row `row` there if it has at most
+// `staged` entries. `staged` is a power of two, at least 4.
 __device__ inline Search begin_search(i64 row, Rows queries, Rows others, i64 others_start, i64 self_offset,
                                       float* similarities, i64* neighbors, int k, int staged) {
     i64 first = queries.indptr[row];
