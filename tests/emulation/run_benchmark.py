@@ -18,6 +18,7 @@ ABSENT = {
     "cupy",
     "numba",
     "dask",
+    "dask_cuda",
     "distributed",
     "pydantic",
     "sklearn",
