@@ -52,6 +52,10 @@ class TaskError(NoveltyflowError):
     exit_code = 1
 
 
+class DeviceError(TaskError):
+    """A GPU that failed while it computed; what was in its hands can be computed elsewhere."""
+
+
 def is_disk_full(error: Exception) -> bool:
     """Whether a write failed because the disk, or what one may use of it, is full."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)

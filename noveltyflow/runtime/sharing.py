@@ -12,7 +12,7 @@ from typing import Any
 
 from distributed import Client, Future, wait
 
-from noveltyflow.errors import TaskError
+from noveltyflow.errors import DeviceError, TaskError
 from noveltyflow.runtime.executor import SharedWork, Task
 from noveltyflow.runtime.seats import Seat, seats_of
 
@@ -28,7 +28,8 @@ class Sharing:
     """Iterates over `(seat, result)` as tasks end; the caller tells `work` what came of each.
 
     A task is meant for one worker, because only the client sees what all of them have left. One that is short of
-    memory or disk is given no task until it has recovered; the task of one that is gone is given back.
+    memory or disk is given no task until it has recovered; the task of one that is gone is given back, and so is that
+    of a device that has failed, which gets no other one.
 
     Parameters
     ----------
@@ -39,7 +40,8 @@ class Sharing:
     submit
         Starts a task on a worker.
     answer
-        Result of a task that has ended; raises TimeoutError when it does not come.
+        Result of a task that has ended; raises TimeoutError when it does not come, and DeviceError when the device
+        failed.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Sharing:
         self._answer = answer
         self._running: dict[Future, tuple[Seat, Task]] = {}
         self._seats: list[Seat] = []
+        self._failed: set[tuple[str, str]] = set()
         self._looked = self._could_go_on = time.monotonic()
 
     def __iter__(self) -> Iterator[tuple[Seat, Any]]:
@@ -67,6 +70,9 @@ class Sharing:
                 except TimeoutError:
                     # Its worker is gone with the result, and Dask would wait for that very worker to compute it anew:
                     # `_look` sees that it is gone, and gives the task back.
+                    continue
+                except DeviceError as error:
+                    self._leave_out(future, error)
                     continue
                 seat, _ = self._running.pop(future)
                 yield seat, result
@@ -105,11 +111,12 @@ class Sharing:
         """Look at the workers; a task of one that is gone is given back, for the others."""
         self._looked = time.monotonic()
         try:
-            self._seats = seats_of(self._client, self._work.backends)
+            seats = seats_of(self._client, self._work.backends)
         except OSError as error:
             # Where the scheduler is gone, its tasks tell.
             log.info("the scheduler says nothing of its workers: %s", error)
             return
+        self._seats = [seat for seat in seats if (seat.worker, seat.backend) not in self._failed]
         if self._running or any(seat.ready for seat in self._seats):
             self._could_go_on = self._looked
         else:
@@ -124,6 +131,23 @@ class Sharing:
             seat, task = self._running.pop(future)
             log.warning("%s worker %s is gone; its task is given back", seat.backend, seat.worker)
             self._work.give_back(seat.worker, task)
+
+    def _leave_out(self, future: Future, error: DeviceError) -> None:
+        """Give a task to others, whose device failed; the process cannot use that again, and is left in peace."""
+        seat, task = self._running.pop(future)
+        self._failed.add((seat.worker, seat.backend))
+        self._look()
+        if not self._seats:
+            raise TaskError(
+                f"the device of {seat.worker}, the last that could compute tiles, failed: {error}; what was finished "
+                "is kept: see to the device, and give the same command again, or go on with --backend cpu"
+            ) from error
+        log.warning(
+            "the device of %s failed, which gets no more tiles; its task is given back: %s",
+            seat.worker,
+            error,
+        )
+        self._work.give_back(seat.worker, task)
 
     def _wait_for_workers(self) -> None:
         if time.monotonic() - self._could_go_on > PATIENCE_SECONDS:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import shutil
 import subprocess
 import weakref
@@ -86,6 +87,8 @@ class EmulatedDevice:
         Run the threads of a block in descending order between barriers.
     limit
         Bytes that one array may have.
+    launches
+        After how many launches the device fails, for good.
     """
 
     def __init__(
@@ -95,12 +98,14 @@ class EmulatedDevice:
         threads: int = 64,
         backwards: bool = False,
         limit: int = 1 << 40,
+        launches: float = math.inf,
     ) -> None:
         self._library = library
         self._threads = threads
         self._backwards = backwards
         self.xp = LimitedNumpy(limit)
         self.released = 0
+        self._launches = launches
 
     def to_host(self, array: Any) -> Any:
         return array.copy()
@@ -110,6 +115,9 @@ class EmulatedDevice:
 
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
         assert shared <= LEAST_SHARED_BYTES
+        self._launches -= 1
+        if self._launches < 0:
+            raise RuntimeError("an illegal memory access was encountered")
         threads = min(threads, self._threads)
         if name == "score_put_off":
             blocks = min(blocks, 3)  # any number of them does all the work

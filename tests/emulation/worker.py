@@ -13,11 +13,14 @@ from noveltyflow.similarity.kernels.gpu import GpuKernel
 
 LIBRARY = "EMULATED_KERNELS"
 """Environment variable with the path of what `build` compiled."""
+LAUNCHES = "EMULATED_LAUNCHES"
+"""Environment variable with the number of launches after which the device fails."""
 
 
 @cache
 def _device() -> EmulatedDevice:
-    return EmulatedDevice(ctypes.PyDLL(os.environ[LIBRARY]), threads=32)
+    launches = float(os.environ.get(LAUNCHES, "inf"))
+    return EmulatedDevice(ctypes.PyDLL(os.environ[LIBRARY]), threads=32, launches=launches)
 
 
 def dask_setup(worker: Any) -> None:

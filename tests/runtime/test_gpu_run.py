@@ -11,7 +11,7 @@ from emulation.device import EmulatedDevice
 from helpers import some_urls
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
-from noveltyflow.errors import ResourceError
+from noveltyflow.errors import DeviceError
 from noveltyflow.runtime.executor import SerialExecutor
 from noveltyflow.runtime.load import Load
 from noveltyflow.runtime.pipeline import execute, plan_run
@@ -122,7 +122,7 @@ def test_several_blocks_are_read_at_a_time(
 
 
 def test_a_device_too_small_for_one_row_ends_the_run(device: EmulatedDevice, urls: Path) -> None:
-    with pytest.raises(ResourceError, match="single row"):
+    with pytest.raises(DeviceError, match="single row"):
         run(urls, "gpu", WithDevice(64))
 
 

@@ -17,10 +17,12 @@ from pathlib import Path
 import pytest
 from deploy.hand_cluster import scheduler_by_hand, started
 from distributed import Client
+from emulation.worker import LAUNCHES
 from helpers import Cli, some_urls
 from runtime.test_mixed import BRISK, Watch
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
+from noveltyflow.errors import TaskError
 from noveltyflow.runtime import sharing
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import SerialExecutor
@@ -112,6 +114,21 @@ def run_alone(
     return here("run", urls, "--out", folder / "run.zarr", "--backend", "gpu", *own, *options)
 
 
+@pytest.mark.skipif(has_cuda(), reason="a device that is really there does not fail when it is told to")
+def test_a_device_that_fails_ends_the_run_which_goes_on_later(
+    here: Cli, size: Size, urls: Path, reference: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(LAUNCHES, "20")
+    with pytest.raises(
+        TaskError, match=r"the last that could compute tiles, failed.*an illegal memory access"
+    ):
+        run_alone(here, size, urls, tmp_path)
+    monkeypatch.delenv(LAUNCHES)
+    done = run_alone(here, size, urls, tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert_same_content(str(tmp_path / "run.zarr"), reference)
+
+
 @dataclass(frozen=True)
 class Workers:
     """A worker of each backend, as the scripts start them."""
@@ -165,6 +182,28 @@ def workers(gpu_preloads: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 def options_of(preloads: list[str]) -> tuple[str, ...]:
     return tuple(word for preload in preloads for word in ("--preload", preload))
+
+
+@pytest.mark.skipif(has_cuda(), reason="a device that is really there does not fail when it is told to")
+def test_a_device_that_fails_leaves_the_rest_to_the_others(
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
+    size: Size,
+    urls: Path,
+    reference: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv(LAUNCHES, "20")
+    workers: Workers = request.getfixturevalue("workers")
+    before, watch = workers.addresses(), Watch()
+    plan = plan_run([str(urls)], str(tmp_path / "run.zarr"), size.settings)
+    executor = DaskExecutor(workers.client, "token", task_seconds=0.2)
+    execute(plan, executor, watch, block_rows=size.block_rows, backend="auto")
+    assert_same_content(str(tmp_path / "run.zarr"), reference)
+    assert f"the device of {before['gpu']} failed" in caplog.text
+    assert workers.addresses() == before
+    assert watch.shares()["cpu"] > 0
 
 
 FATES: dict[str, tuple[Callable[[Workers], None], set[str], set[str]]] = {

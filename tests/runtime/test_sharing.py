@@ -14,7 +14,7 @@ import psutil
 import pytest
 from distributed import Client
 
-from noveltyflow.errors import TaskError
+from noveltyflow.errors import DeviceError, TaskError
 from noveltyflow.runtime import sharing
 from noveltyflow.runtime.disk import HOST_METRIC, METRIC, RoomWatch, fullest
 from noveltyflow.runtime.seats import Seat, seats_of, slots_of, workers_of
@@ -227,6 +227,39 @@ def test_no_task_is_given_back_while_the_scheduler_says_nothing() -> None:
     assert len(answers) == 2
     assert work.back == []
     assert [seat.worker for seat, _ in shared._running.values()] == ["one"] * 2
+
+
+def test_a_device_that_failed_gets_no_other_task_and_the_last_one_ends_the_run(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    workers = {"sick": info("running", 100), "well": info("running", 100)}
+    work = Work(5)
+    tasks: dict[Future, str] = {}
+
+    def submit(seat: Seat, task: Any) -> Future:
+        tasks[future := Future()] = seat.worker
+        return future
+
+    def told(future: Future) -> None:
+        if tasks[future] in failing:
+            raise DeviceError("an illegal memory access")
+
+    failing = {"sick"}
+    monkeypatch.setattr(sharing, "wait", lambda futures, **_: SimpleNamespace(done=futures[:1]))
+    shared: Any = Sharing(client_of(workers), work, submit, told)  # type: ignore[arg-type]
+    for seat, _ in shared:
+        assert seat.worker == "well"
+        work.done(seat.worker, seat.backend, None)
+        assert work.given.count("sick") == 2  # both of its slots, before it was known
+    assert work.back == ["sick", "sick"]
+    assert "the device of sick failed, which gets no more tiles" in caplog.text
+    assert "an illegal memory access" in caplog.text
+
+    failing, work.left = {"sick", "well"}, 5
+    with pytest.raises(
+        TaskError, match=r"device of well, the last.*an illegal memory access.*same command again"
+    ):
+        next(iter(shared))
 
 
 def test_workers_tell_what_is_left_where_they_spill_in_the_run_and_on_the_host(

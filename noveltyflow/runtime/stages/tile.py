@@ -7,9 +7,9 @@ next one and another writes the checkpoint of the last one; the kernels release 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, TypeVar
@@ -17,6 +17,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from noveltyflow.config import ScoringSettings
+from noveltyflow.errors import DeviceError, NoveltyflowError
 from noveltyflow.runtime.handout import Assignment
 from noveltyflow.runtime.load import measured, wait_for_host
 from noveltyflow.runtime.plan import TASK_BYTES
@@ -186,6 +187,18 @@ def _nonzeros(path: str, hashed: str, block: int) -> int:  # noqa: ARG001 - part
     return csr_nonzeros(RunStore(path), block)
 
 
+@contextmanager
+def _failing_as_device(backend: str) -> Iterator[None]:
+    """Raise a `DeviceError` for what goes wrong with a GPU: once CUDA has failed, all its calls in a process do."""
+    try:
+        yield
+    except Exception as error:
+        if backend != "gpu":
+            raise
+        what = str(error) if isinstance(error, NoveltyflowError) else f"{type(error).__name__}: {error}"
+        raise DeviceError(what) from error
+
+
 class _Aside:
     """One thread that does one thing at a time beside the task; what went wrong there is raised in the task."""
 
@@ -220,9 +233,10 @@ class _Work:
 
     def __init__(self, job: TileJob, strips: Sequence[Block], backend: str) -> None:
         self._job = job
-        self._kernel = get_kernel(backend)
-        if isinstance(self._kernel, DeviceKernel) and job.device_bytes is not None:
-            self._kernel.limit_device_memory(job.device_bytes)
+        with _failing_as_device(backend):
+            self._kernel = get_kernel(backend)
+            if isinstance(self._kernel, DeviceKernel) and job.device_bytes is not None:
+                self._kernel.limit_device_memory(job.device_bytes)
         self._kept = spans_of(self._kernel.name)
         self._blocks = blocks_of(job.store)
         self._n_features = job.settings.features.n_features
@@ -322,7 +336,8 @@ class _Work:
     def _timed(self, function: Callable[..., T], *args: Any, **options: Any) -> tuple[T, int]:
         """What a function of the kernel gives, and the nanoseconds that it took."""
         began = time.perf_counter_ns()
-        result = function(*args, **options)
+        with _failing_as_device(self._kernel.name):
+            result = function(*args, **options)
         spent = time.perf_counter_ns() - began
         self.kernel_seconds += spent / 1e9
         return result, spent
