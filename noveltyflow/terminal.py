@@ -131,12 +131,12 @@ def print_table(columns: Mapping[str, Sequence[Any]]) -> None:
 
 def print_forecast(forecast: dict[str, Any]) -> None:
     """Print what a run will take, as `noveltyflow.runtime.forecast.Forecast` holds it."""
-    sizes = ("reserved_mem", "allowed_mem", "projected_mem", "memory_limit", "disk")
     for name, value in forecast.items():
         if name == "seconds":
-            sys.stdout.write(f"{'time':>18}  {_time_taken(value, forecast['start_seconds'])}\n")
-        elif name not in ("tasks", "start_seconds"):
-            sys.stdout.write(f"{name:>18}  {mebibytes(value) if name in sizes else f'{value:,}'}\n")
+            sys.stdout.write(f"{'time':>20}  {_time_taken(value, forecast['start_seconds'])}\n")
+        elif name not in ("tasks", "start_seconds") and value is not None:
+            is_size = name.endswith("_mem") or name in ("memory_limit", "disk")
+            sys.stdout.write(f"{name:>20}  {mebibytes(value) if is_size else f'{value:,}'}\n")
     tasks = [{**task, "projected_mem": mebibytes(task["projected_mem"])} for task in forecast["tasks"]]
     print_table(_columns(tasks))
 

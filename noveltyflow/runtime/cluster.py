@@ -31,6 +31,7 @@ from noveltyflow.runtime.seats import (
     CPU_RESOURCE,
     RESOURCES,
     choose_backends,
+    device_memory,
     wait_for_workers,
     workers_of,
 )
@@ -273,15 +274,28 @@ def local_capacity(settings: ClusterSettings) -> Capacity:
     workers = options["n_workers"]
     started = _COMMAND_SECONDS + _SCHEDULER_SECONDS + _WORKER_SECONDS * -(-workers // _cores())
     limit = options["memory_limit"]
-    return Capacity(workers, options["threads_per_worker"], limit, (backend,), started)
+    device_mem = _local_device_memory(settings, workers) if backend == "gpu" else None
+    return Capacity(workers, options["threads_per_worker"], limit, (backend,), started, device_mem)
 
 
-def capacity_of(client: Client, backends: Sequence[str]) -> Capacity:
-    """What a running cluster has, whose tiles go to `backends`."""
+def _local_device_memory(settings: ClusterSettings, workers: int) -> int | None:
+    """Bytes that tiles may take of the smallest GPU, which is asked without being used."""
+    from dask_cuda.utils import cuda_visible_devices, get_device_total_memory, nvml_device_index
+
+    visible = cuda_visible_devices(0)
+    totals = [get_device_total_memory(nvml_device_index(number, visible)) for number in range(workers)]
+    shares = [int(MEMORY_SHARE * total) for total in totals if total]
+    limit = memory_limit(settings, "device_memory_limit")
+    return min([*shares, *([limit] if limit else [])], default=None)
+
+
+def capacity_of(client: Client, backends: Sequence[str], device_limit: int | None) -> Capacity:
+    """What a running cluster has, whose tiles go to `backends` and may take so much of a device."""
     workers = workers_of(client).values()
     limits = [worker["memory_limit"] or sys.maxsize for worker in workers]
     threads = max(worker["nthreads"] for worker in workers)
-    return Capacity(len(limits), threads, min(limits), tuple(backends), _COMMAND_SECONDS)
+    device_mem = device_memory(client, device_limit) if "gpu" in backends else None
+    return Capacity(len(limits), threads, min(limits), tuple(backends), _COMMAND_SECONDS, device_mem)
 
 
 def memory_limit(settings: ClusterSettings, name: str = "memory_limit") -> int | None:

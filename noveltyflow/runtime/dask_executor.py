@@ -25,6 +25,7 @@ from noveltyflow.runtime.seats import (
     RESOURCES,
     Seat,
     choose_backends,
+    device_memory,
     slots_of,
     wait_for_workers,
     workers_of,
@@ -87,13 +88,7 @@ class DaskExecutor:
 
     def device_memory(self) -> int | None:
         """See `Executor.device_memory`."""
-        workers = workers_of(self._client)
-        with_device = [
-            address for address, worker in workers.items() if worker["resources"].get(RESOURCES["gpu"])
-        ]
-        answers = self._client.run(_device_memory, workers=with_device).values() if with_device else []
-        found = [memory for memory in (*answers, self._device_memory_limit) if memory is not None]
-        return min(found, default=None) if answers else None
+        return device_memory(self._client, self._device_memory_limit)
 
     def run(self, name: str, function: Callable[..., Any], tasks: Iterable[Task]) -> Iterator[Any]:
         """See `Executor.run`. At most two tasks a thread are with the scheduler at any time."""
@@ -212,15 +207,6 @@ def _end_soon() -> None:
 
 def _resident_bytes() -> int:
     return int(psutil.Process().memory_info().rss)
-
-
-def _device_memory() -> int | None:
-    """Bytes of this worker's device; None where its kernel has none."""
-    from noveltyflow.similarity.kernels.base import DeviceKernel
-    from noveltyflow.similarity.kernels.registry import get_kernel
-
-    kernel = get_kernel("gpu")
-    return kernel.device_memory() if isinstance(kernel, DeviceKernel) else None
 
 
 def _dropped(name: str) -> TaskError:

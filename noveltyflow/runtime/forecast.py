@@ -36,6 +36,7 @@ from noveltyflow.runtime.plan import (
     usable_memory,
 )
 from noveltyflow.runtime.progress import Reporter
+from noveltyflow.runtime.stages.neighbors import device_tile_bytes
 from noveltyflow.runtime.stages.read import partition_shards
 from noveltyflow.similarity.kernels.base import TileKernel
 from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
@@ -69,6 +70,8 @@ class Capacity:
     """Backends that compute tiles."""
     start_seconds: float = 0.0
     """What it takes, however small the work, to import everything, and to start and end workers."""
+    device_mem: int | None = None
+    """Bytes that tiles may take of a device's memory, where devices compute them."""
 
     @property
     def n_threads(self) -> int:
@@ -107,6 +110,9 @@ class Forecast:
         Peak of a worker: all its threads at their hungriest task, and what it keeps besides for later tasks.
     memory_limit : int
         What a worker may have.
+    projected_device_mem, device_mem : int or None
+        What a tile of one block against another takes of a device's memory, unless it is halved, and what of that
+        all tiles may take; None where no device computes tiles.
     disk, least_disk : int
         Of the run folder when it is largest, scratch space included, compressed as well as the sample: if no URL
         occurs twice, and at least, however often they do.
@@ -130,6 +136,8 @@ class Forecast:
     allowed_mem: int
     projected_mem: int
     memory_limit: int
+    projected_device_mem: int | None
+    device_mem: int | None
     disk: int
     least_disk: int
     tasks: list[TaskForecast]
@@ -198,6 +206,7 @@ def _untimed(
     )
     needs = input_tasks(shape) | {name: task(block_rows) for name, task in of_blocks.items()}
     tasks = _tasks(shards, shape.lines, block_rows, needs, capacity.n_threads)
+    on_device = device_tile_bytes(block_rows, int(shape.nonzeros.sum_of(block_rows)), settings)
     return Forecast(
         lines=shape.lines,
         rows=n_rows,
@@ -210,6 +219,8 @@ def _untimed(
         allowed_mem=capacity.allowed_mem,
         projected_mem=_worker_peak(tasks, capacity),
         memory_limit=capacity.memory_limit,
+        projected_device_mem=on_device if "gpu" in capacity.backends else None,
+        device_mem=capacity.device_mem,
         disk=disk_bytes(shape, settings.neighbors.n_neighbors),
         least_disk=least_disk_bytes(shape),
         tasks=tasks,

@@ -15,6 +15,7 @@ from distributed import Client
 from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.disk import DISK_RESERVE, HOST_METRIC, METRIC
 from noveltyflow.runtime.plan import TASK_BYTES, USABLE_SHARE, mebibytes
+from noveltyflow.similarity.kernels.base import DeviceKernel
 from noveltyflow.similarity.kernels.registry import KERNELS
 
 CPU_RESOURCE = "CPU"
@@ -168,10 +169,27 @@ def choose_backends(client: Client, backend: str) -> list[str]:
     return chosen
 
 
+def device_memory(client: Client, limit: int | None) -> int | None:
+    """Bytes that tiles may take of the smallest device, and no more than `limit`; None where there is none."""
+    carrying = _with_device(workers_of(client))
+    answers = client.run(_device_memory, workers=carrying).values() if carrying else []
+    found = [n_bytes for n_bytes in (*answers, limit) if n_bytes is not None]
+    return min(found, default=None) if answers else None
+
+
+def _with_device(workers: Mapping[str, Any]) -> list[str]:
+    return [address for address, about in workers.items() if about["resources"].get(RESOURCES["gpu"])]
+
+
+def _device_memory() -> int | None:
+    """Bytes of this worker's device; None where its kernel has none."""
+    kernel = KERNELS["gpu"]()
+    return kernel.device_memory() if isinstance(kernel, DeviceKernel) else None
+
+
 def _require_devices(client: Client, workers: Mapping[str, Any]) -> None:
     """Refuse a worker that carries `GPU` and could not compute a single tile."""
-    carrying = [address for address, about in workers.items() if about["resources"].get(RESOURCES["gpu"])]
-    for address, usable in client.run(_gpu_is_usable, workers=carrying).items():
+    for address, usable in client.run(_gpu_is_usable, workers=_with_device(workers)).items():
         if not usable:
             raise ResourceError(
                 f"worker {address} carries the resource {RESOURCES['gpu']}, but has no GPU that it can use: it "

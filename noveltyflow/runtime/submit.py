@@ -78,7 +78,7 @@ def plan_workflow(
     shards = plan_shards(workflow.inputs, workflow.input)
     _quiet_dask()
     # Imported late, so that inputs are refused without waiting for dask and numba.
-    from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity
+    from noveltyflow.runtime.cluster import capacity_of, connect, local_capacity, memory_limit
     from noveltyflow.runtime.forecast import forecast, require_fit
     from noveltyflow.runtime.seats import choose_backends
 
@@ -86,7 +86,8 @@ def plan_workflow(
         capacity = local_capacity(cluster)
     else:
         with connect(cluster) as client:
-            capacity = capacity_of(client, choose_backends(client, cluster.backend))
+            limit = memory_limit(cluster, "device_memory_limit")
+            capacity = capacity_of(client, choose_backends(client, cluster.backend), limit)
     found = forecast(shards, workflow.scoring, capacity, block_rows=cluster.block_rows, rows=rows, timed=True)
     require_fit(found, workflow.out, reporter or Silent())
     return found
@@ -139,7 +140,7 @@ def _execute(
         log.info("%d threads, %d bytes for each task", executor.n_threads, executor.memory_per_thread)
         backends = executor.backends(cluster.backend)
         if plan.unfinished == list(STAGES):
-            capacity = capacity_of(client, backends)
+            capacity = capacity_of(client, backends, device_limit)
             found = forecast(plan.shards, plan.settings, capacity, block_rows=block_rows)
             log.info("forecast: %s", found)
             require_fit(found, plan.store.path, reporter)

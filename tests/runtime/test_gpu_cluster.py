@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sys
@@ -10,11 +11,13 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
+import dask_cuda.utils
 import psutil
 import pytest
 from distributed import LocalCluster
+from helpers import Cli
 
-from noveltyflow.config import ClusterSettings
+from noveltyflow.config import ClusterSettings, FeatureSettings
 from noveltyflow.errors import ResourceError, SettingsError
 from noveltyflow.runtime import cluster
 from noveltyflow.runtime.cluster import (
@@ -23,7 +26,10 @@ from noveltyflow.runtime.cluster import (
     local_cluster_options,
 )
 from noveltyflow.runtime.dask_executor import DaskExecutor
+from noveltyflow.runtime.plan import mebibytes
 from noveltyflow.runtime.seats import choose_backends, slots_of, workers_of
+from noveltyflow.similarity.kernels.base import BlockShape
+from noveltyflow.similarity.kernels.gpu import GpuKernel
 
 LOCAL = {"memory_limit": "1GiB", "dashboard_address": "127.0.0.1:0"}
 
@@ -128,6 +134,22 @@ def test_no_pool_is_asked_for_unless_it_is_set(gpu_preloads: list[str]) -> None:
     options = cluster.cuda_cluster_options(ClusterSettings(backend="gpu", workers=1, **LOCAL))
     assert options["device_memory_limit"] == "default"
     assert not [name for name in options if "rmm" in name]
+
+
+@pytest.mark.parametrize("limit", [None, "50kB"])
+def test_a_plan_says_what_a_tile_needs_of_the_device_and_what_that_has(
+    limit: str | None, gpu_preloads: list[str], url_list: Path, here: Cli
+) -> None:
+    options = ["--backend", "gpu", *(["--device-memory-limit", limit] if limit else [])]
+    plan = json.loads(here("plan", url_list, "--json", *options).stdout)
+    total = dask_cuda.utils.get_device_total_memory()
+    assert plan["device_mem"] == (50_000 if limit else int(0.9 * total))
+    assert plan["blocks"] == 1
+    shape = BlockShape(plan["block_rows"], plan["nonzeros"], FeatureSettings().n_features)
+    assert plan["projected_device_mem"] == GpuKernel().device_bytes_needed(shape, shape, 10)
+    printed = here("plan", url_list, *options).stdout
+    assert f"device_mem  {mebibytes(plan['device_mem'])}" in printed
+    assert f"projected_device_mem  {mebibytes(plan['projected_device_mem'])}" in printed
 
 
 def test_cpu_is_cpu_even_beside_a_gpu(gpu_preloads: list[str]) -> None:

@@ -27,7 +27,7 @@ from noveltyflow.similarity.kernels.device import (
 )
 from noveltyflow.similarity.kernels.device_rows import DeviceRows
 from noveltyflow.similarity.kernels.folded import Folded
-from noveltyflow.similarity.kernels.gpu import GpuKernel
+from noveltyflow.similarity.kernels.gpu import GpuKernel, _say_once
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
@@ -204,12 +204,33 @@ def test_empty_blocks(sizes, device):
 def test_memory_that_does_not_suffice_halves_the_tile(sizes, library, caplog):
     X = unit_rows(np.random.default_rng(7).random((120, 40)))
     small = EmulatedDevice(library, limit=6000)
+    _say_once.cache_clear()
     with caplog.at_level(logging.WARNING, "noveltyflow"):
         found = on_gpu(X, X, 5, sizes, small)
     assert_identical(found, on_cpu(X, X, 5))
     assert "candidates are halved" in caplog.text
     assert "query rows are halved" in caplog.text
     assert small.released > 0
+
+
+def test_what_did_not_fit_is_not_tried_again(library, caplog):
+    X = unit_rows(np.random.default_rng(7).random((120, 40)))
+    small = EmulatedDevice(library, limit=6000)
+    kernel = GpuKernel(device=small)
+    _say_once.cache_clear()
+    with caplog.at_level(logging.WARNING, "noveltyflow"):
+        found, _ = whole_tile(kernel, X)
+        released, said = small.released, len(caplog.records)
+        again, _ = whole_tile(kernel, X)
+    assert_identical(found, again)
+    assert released > 0
+    assert said > 0
+    assert (small.released, len(caplog.records)) == (released, said)
+
+
+def whole_tile(kernel, X):
+    prepared = kernel.prepare(X, 5)
+    return kernel.compute(X, prepared, TopK.empty(X.shape[0], 5), queries_start=0, candidates_start=0)
 
 
 def test_memory_for_less_than_a_row_is_refused(library):

@@ -74,6 +74,14 @@ def tile_bytes(
     return projected
 
 
+def device_tile_bytes(block_rows: int, nonzeros: int, settings: ScoringSettings) -> int | None:
+    """Bytes of a device's memory that a tile of two blocks takes unless it is halved; None where tiles take none."""
+    kernel, shape = KERNELS["gpu"](), BlockShape(block_rows, nonzeros, settings.features.n_features)
+    if not isinstance(kernel, DeviceKernel):
+        return None
+    return kernel.device_bytes_needed(shape, shape, settings.neighbors.n_neighbors)
+
+
 def merge(store: RunStore, strip: Block) -> Stored:
     """Move the neighbours of a strip that is through to their final place; the work they took."""
     state = load_state(store, strip)
@@ -238,9 +246,12 @@ def _plan_tiles(
             "or start anew with --overwrite"
         )
     device_bytes = executor.device_memory() if "gpu" in backends else None
-    if device_bytes is not None:
-        shape = BlockShape(block_rows, int(nonzeros_per_row * block_rows), settings.features.n_features)
-        _note_device_memory(shape, settings.neighbors.n_neighbors, device_bytes, reporter)
+    on_device = device_tile_bytes(block_rows, int(nonzeros_per_row * block_rows), settings)
+    if device_bytes is not None and on_device is not None:
+        reporter.note(
+            f"device memory: a tile of {block_rows:,} rows needs {mebibytes(on_device)}, a device has "
+            f"{mebibytes(device_bytes)}" + ("; tiles will be halved" if on_device > device_bytes else "")
+        )
     _require_disk(store, settings.neighbors.n_neighbors)
     return TileJob(store, settings, allowed, device_bytes)
 
@@ -249,16 +260,6 @@ def _require_disk(store: RunStore, n_neighbors: int) -> None:
     """Refuse to begin what the disk of the run folder has no room for."""
     needed = neighbor_bytes(store.figures("urls")["rows"], n_neighbors)
     require_room(store.path, "neighbors", needed, "neighbors", SCRATCH)
-
-
-def _note_device_memory(shape: BlockShape, n_neighbors: int, device_bytes: int, reporter: Reporter) -> None:
-    kernel = KERNELS["gpu"]()
-    if isinstance(kernel, DeviceKernel):
-        needed = kernel.device_bytes_needed(shape, shape, n_neighbors)
-        reporter.note(
-            f"device memory: a tile of {shape.rows:,} rows needs {mebibytes(needed)}, a device has "
-            f"{mebibytes(device_bytes)}" + ("; tiles will be halved" if needed > device_bytes else "")
-        )
 
 
 def _compute_strips(

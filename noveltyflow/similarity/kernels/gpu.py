@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TypeVar
 from weakref import ref
 
@@ -46,7 +47,8 @@ class GpuPrepared:
 class GpuKernel:
     """Exact tiles on the CUDA device of this process.
 
-    A tile that does not fit into device memory is halved until it does, which is logged.
+    A tile that does not fit into device memory is halved until it does, which is logged once for each size; the next
+    ones are cut as small at once.
 
     Parameters
     ----------
@@ -62,6 +64,8 @@ class GpuKernel:
         self._folded = folded or Folded()
         self._chosen_device = device
         self._uploaded: tuple[ref[CsrMatrix], DeviceRows] | None = None
+        self._most: dict[str, int] = {}
+        """Rows that are tried at once, where more of them did not fit."""
 
     @property
     def _device(self) -> Device:
@@ -153,6 +157,8 @@ class GpuKernel:
         halves: Callable[[int], _Result],
     ) -> _Result:
         """Do `whole()`; if the device's memory is too small for it, let go of what can be, try again, do `halves`."""
+        if rows > self._most.get(what, rows):
+            return halves(rows // 2)
         try:
             return whole()
         except MemoryError:  # CuPy's own error is one, and so is that of an RMM pool
@@ -167,7 +173,8 @@ class GpuKernel:
                     f"the device's memory is too small for a single row of {what} beside what it already "
                     f"holds: {error}; lower --block-rows, or leave out the other users of the device"
                 ) from error
-            logger.warning("out of device memory: %d %s are halved", rows, what)
+        self._most[what] = rows - rows // 2
+        _say_once(f"out of device memory: {what} are halved, to {self._most[what]:,} at a time")
         self._let_go()
         return halves(rows // 2)
 
@@ -209,6 +216,12 @@ class GpuKernel:
             uploaded = self._uploaded = None  # gives the memory back first
             uploaded = self._uploaded = (ref(queries), DeviceRows.of(self._device, queries))
         return uploaded[1]
+
+
+@cache
+def _say_once(message: str) -> None:
+    """Log what every task of a process would say again."""
+    logger.warning(message)
 
 
 @dataclass(frozen=True, eq=False)
