@@ -98,9 +98,9 @@ def require_worker_memory(memory_limit: int) -> None:
     needed = limit_for(LEAST_TASK_BYTES)
     if memory_limit < needed:
         raise ResourceError(
-            f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it needs "
-            f"{mebibytes(needed)}, {USABLE_SHARE:.0%} of which are the {mebibytes(RESERVED_BYTES)} it takes itself "
-            f"and {mebibytes(LEAST_TASK_BYTES)} for a task; raise --memory-limit to {mebibytes(needed)}"
+            f"a worker with a memory limit of {mebibytes(memory_limit)} cannot run any task: it takes "
+            f"{mebibytes(RESERVED_BYTES)} itself and at least {mebibytes(LEAST_TASK_BYTES)} for a task, and may use "
+            f"{USABLE_SHARE:.0%} of its limit; raise --memory-limit to {mebibytes(needed)}"
         )
 
 

@@ -168,6 +168,6 @@ def test_fewer_threads_are_advised_where_there_are_several(threads: int, named: 
 
 def test_why_a_worker_needs_so_much_is_told() -> None:
     with pytest.raises(
-        ResourceError, match=r"200 MiB .*needs 600 MiB, 80% .* 400 MiB .* 80 MiB for a task.* to 600 MiB$"
+        ResourceError, match=r"200 MiB .*takes 400 MiB itself .* 80 MiB for a task.* 80% .* to 600 MiB$"
     ):
         require_worker_memory(200 << 20)
