@@ -71,7 +71,7 @@ def test_the_least_limit_of_a_worker_is_enough_for_a_short_list(tmp_path: Path) 
     (tmp_path / "urls.txt").write_text("http://a.example/\nhttp://b.example/x\n")
     least = limit_for(LEAST_TASK_BYTES)
     require_worker_memory(least)
-    with pytest.raises(ResourceError, match=f"it needs {least >> 20} MiB"):
+    with pytest.raises(ResourceError, match=f"raise --memory-limit to {least >> 20} MiB"):
         require_worker_memory(least - 1)
     shards = plan_shards([str(tmp_path / "urls.txt")], InputSettings())
     require_fit(
