@@ -155,6 +155,20 @@ class ClusterSettings(Settings):
         return self
 
     @model_validator(mode="after")
+    def _on_device_or_not(self) -> ClusterSettings:
+        if self.backend == "cpu" and self.for_devices:
+            given = " and ".join(self.for_devices)
+            raise ValueError(
+                f"{given} would do nothing: backend cpu uses no GPU; leave out that or the backend"
+            )
+        return self
+
+    @property
+    def for_devices(self) -> list[str]:
+        """Names of the settings for GPUs that were given."""
+        return [name for name in ("device_memory_limit", "rmm_pool_size") if getattr(self, name) is not None]
+
+    @model_validator(mode="after")
     def _all_of_tls(self) -> ClusterSettings:
         names = ("tls_ca", "tls_cert", "tls_key")
         missing = [name for name in names if getattr(self, name) is None]

@@ -165,14 +165,19 @@ def _started_cluster(settings: ClusterSettings) -> Any:
     except Exception as error:  # of any kind: it comes from whatever the workers load
         if cluster is not None:
             _end(cluster)
-        root = _root_of(error)
-        remedy = "choose --backend cpu"
-        if settings.rmm_pool_size is not None:
-            remedy = "lower --rmm-pool-size, or leave it out"
-        raise ResourceError(
-            f"workers cannot be started on this machine's GPUs: {type(root).__name__}: {root}; {remedy}"
-        ) from error
+        raise _unfit(settings, error) from error
     return cluster
+
+
+def _unfit(settings: ClusterSettings, error: BaseException) -> ResourceError:
+    """What to tell where dask-cuda cannot use the GPUs of this machine."""
+    root = _root_of(error)
+    remedy = "choose --backend cpu"
+    if settings.rmm_pool_size is not None:
+        remedy = "lower --rmm-pool-size, or leave it out"
+    return ResourceError(
+        f"workers cannot be started on this machine's GPUs: {type(root).__name__}: {root}; {remedy}"
+    )
 
 
 async def _all_started(cluster: Any) -> None:
@@ -189,9 +194,13 @@ def _root_of(error: BaseException) -> BaseException:
 
 def _local_backend(settings: ClusterSettings) -> tuple[str, dict[str, Any]]:
     """Backend of a cluster on this machine, `gpu` where `auto` finds what that needs, and the cluster's options."""
-    if settings.backend == "cpu" or (settings.backend == "auto" and not has_cuda()):
+    if settings.backend == "cpu":
         return "cpu", local_cluster_options(settings)
     if not has_cuda():
+        if settings.backend == "auto":
+            for name in settings.for_devices:
+                log.warning("this machine has no GPU, and %s does nothing", name)
+            return "cpu", local_cluster_options(settings)
         raise ResourceError(
             "backend 'gpu' needs an NVIDIA GPU with its driver on this machine, and CuPy in this environment "
             "(pip install 'noveltyflow[gpu]'); choose --backend cpu, or name a cluster that has GPU workers with "
@@ -281,9 +290,13 @@ def local_capacity(settings: ClusterSettings) -> Capacity:
 def _local_device_memory(settings: ClusterSettings, workers: int) -> int | None:
     """Bytes that tiles may take of the smallest GPU, which is asked without being used."""
     from dask_cuda.utils import cuda_visible_devices, get_device_total_memory, nvml_device_index
+    from pynvml import NVMLError
 
-    visible = cuda_visible_devices(0)
-    totals = [get_device_total_memory(nvml_device_index(number, visible)) for number in range(workers)]
+    try:
+        visible = cuda_visible_devices(0)
+        totals = [get_device_total_memory(nvml_device_index(number, visible)) for number in range(workers)]
+    except NVMLError as error:
+        raise _unfit(settings, error) from error
     shares = [int(MEMORY_SHARE * total) for total in totals if total]
     limit = memory_limit(settings, "device_memory_limit")
     return min([*shares, *([limit] if limit else [])], default=None)

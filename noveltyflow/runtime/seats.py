@@ -189,14 +189,23 @@ def _device_memory() -> int | None:
 
 def _require_devices(client: Client, workers: Mapping[str, Any]) -> None:
     """Refuse a worker that carries `GPU` and could not compute a single tile."""
-    for address, usable in client.run(_gpu_is_usable, workers=_with_device(workers)).items():
-        if not usable:
+    for address, lack in client.run(_lack_of_device, workers=_with_device(workers)).items():
+        if lack is not None:
             raise ResourceError(
-                f"worker {address} carries the resource {RESOURCES['gpu']}, but has no GPU that it can use: it "
-                "needs an NVIDIA driver, a device and CuPy (pip install 'noveltyflow[gpu]'); stop it, or choose "
-                "--backend cpu"
+                f"worker {address} carries the resource {RESOURCES['gpu']}, but has no GPU that it can use: {lack}, "
+                "or choose --backend cpu"
             )
 
 
-def _gpu_is_usable() -> bool:
-    return KERNELS["gpu"]().is_usable()
+def _lack_of_device() -> str | None:
+    """Why this worker cannot use a device, and what to do about it; None where it can."""
+    kernel = KERNELS["gpu"]()
+    if not kernel.is_usable():
+        return "it needs an NVIDIA driver, a device and CuPy (pip install 'noveltyflow[gpu]'); stop it"
+    try:
+        _device_memory()
+    except (
+        Exception
+    ) as error:  # CUDA's own, as after a failure, when all calls fail until the process has ended
+        return f"{type(error).__name__}: {error}; see to that and start it anew"
+    return None

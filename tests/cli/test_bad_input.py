@@ -134,6 +134,13 @@ def test_bad_setting(cli: Cli, tmp_path: Path, option: str, value: str, expected
     assert expected in refused(cli, tmp_path, path, option, value)
 
 
+@pytest.mark.parametrize("option", ["--device-memory-limit", "--rmm-pool-size"])
+def test_what_is_for_gpus_is_refused_where_only_cpus_compute(cli: Cli, tmp_path: Path, option: str) -> None:
+    path = write(tmp_path / "urls.txt", b"http://a.example/\n")
+    said = refused(cli, tmp_path, path, option, "1GiB", "--backend", "cpu")
+    assert f"{option[2:].replace('-', '_')} would do nothing: backend cpu uses no GPU" in said
+
+
 def test_something_else_is_never_overwritten(cli: Cli, tmp_path: Path) -> None:
     path = write(tmp_path / "urls.txt", b"http://a.example/\n")
     (tmp_path / "thesis").mkdir()

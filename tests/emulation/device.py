@@ -116,8 +116,7 @@ class EmulatedDevice:
     def launch(self, name: str, blocks: int, threads: int, shared: int, arguments: Sequence[Any]) -> None:
         assert shared <= LEAST_SHARED_BYTES
         self._launches -= 1
-        if self._launches < 0:
-            raise RuntimeError("an illegal memory access was encountered")
+        self._require_sound()
         threads = min(threads, self._threads)
         if name == "score_put_off":
             blocks = min(blocks, 3)  # any number of them does all the work
@@ -138,7 +137,13 @@ class EmulatedDevice:
         self.released += 1
 
     def memory(self) -> int:
+        self._require_sound()
         return self.xp.limit
+
+    def _require_sound(self) -> None:
+        """Once anything has failed, everything does, as with CUDA."""
+        if self._launches < 0:
+            raise RuntimeError("an illegal memory access was encountered")
 
     def limit_memory(self, n_bytes: int) -> None:
         self.xp.limit = n_bytes

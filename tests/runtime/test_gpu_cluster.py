@@ -172,6 +172,14 @@ def test_without_dask_cuda_gpu_is_refused_and_auto_says_so(
     assert "no dask-cuda" in caplog.text
 
 
+def test_what_is_for_gpus_is_missed_where_there_is_none(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(cluster, "has_cuda", lambda: False)
+    assert local_capacity(ClusterSettings(rmm_pool_size="1GiB", workers=1, **LOCAL)).backends == ("cpu",)
+    assert "no GPU, and rmm_pool_size does nothing" in caplog.text
+
+
 @pytest.fixture
 def late(monkeypatch: pytest.MonkeyPatch) -> None:
     """A cluster that loses its worker as soon as it has started, and whose nanny then starts another."""

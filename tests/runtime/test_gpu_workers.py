@@ -22,7 +22,7 @@ from helpers import Cli, some_urls
 from runtime.test_mixed import BRISK, Watch
 
 from noveltyflow.config import FeatureSettings, NeighborSettings, ScoringSettings
-from noveltyflow.errors import TaskError
+from noveltyflow.errors import ResourceError, TaskError
 from noveltyflow.runtime import sharing
 from noveltyflow.runtime.dask_executor import DaskExecutor
 from noveltyflow.runtime.executor import SerialExecutor
@@ -204,6 +204,12 @@ def test_a_device_that_fails_leaves_the_rest_to_the_others(
     assert f"the device of {before['gpu']} failed" in caplog.text
     assert workers.addresses() == before
     assert watch.shares()["cpu"] > 0
+    # It stays broken until its process ends, and the next run is told so before any work.
+    with pytest.raises(
+        ResourceError, match="an illegal memory access was encountered; see to that and start"
+    ):
+        executor.backends("auto")
+    assert executor.backends("cpu") == ["cpu"]
 
 
 FATES: dict[str, tuple[Callable[[Workers], None], set[str], set[str]]] = {

@@ -365,9 +365,13 @@ class _Work:
             return False
         if isinstance(self._kernel, DeviceKernel):
             on_device = self._kernel.device_bytes_needed(self._strip, span, self._k)
-            if on_device > self._kernel.device_memory():
+            if on_device > self._device_memory(self._kernel):
                 return False
         return tile_memory(self._kernel, self._strip, span, largest_block, self._k) <= self._room()
+
+    def _device_memory(self, kernel: DeviceKernel) -> int:
+        with _failing_as_device(kernel.name):
+            return kernel.device_memory()
 
     def _held(self) -> int:
         """Bytes of the host that this process has already of what a task takes, and could let go of."""
@@ -396,7 +400,7 @@ class _Work:
         needed = tile_memory(self._kernel, self._strip, shape, largest_block, self._k)
         if isinstance(self._kernel, DeviceKernel):
             on_device = self._kernel.device_bytes_needed(self._strip, shape, self._k)
-            self._kept.shrink(max(0, self._kernel.device_memory() - on_device))
+            self._kept.shrink(max(0, self._device_memory(self._kernel) - on_device))
         else:
             self._kept.shrink(max(0, self._room() - needed))
         if measured() is not None:
