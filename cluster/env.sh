@@ -20,6 +20,26 @@ require_address() {
     esac
 }
 
+# require_gpu: dask-cuda, and a driver that shows it a GPU; without them, dask would tell in many lines.
+require_gpu() {
+    python3 - "$0" <<'END' || exit 2
+import sys
+
+try:
+    import dask_cuda
+    import pynvml
+except ImportError as error:
+    sys.exit(f"{sys.argv[1]}: {error}; run: pip install -c constraints.txt -e '.[gpu]'")
+try:
+    pynvml.nvmlInit()
+    found = pynvml.nvmlDeviceGetCount()
+except pynvml.NVMLError as error:
+    sys.exit(f"{sys.argv[1]}: no NVIDIA driver that works on this host: {error}")
+if not found:
+    sys.exit(f"{sys.argv[1]}: the NVIDIA driver of this host shows no GPU")
+END
+}
+
 # option_of NAME DEFAULT ARGUMENT...: the value that the arguments give to an option; the last one counts.
 option_of() {
     name=$1 value=$2 previous=

@@ -37,7 +37,7 @@ from noveltyflow.runtime.seats import (
 )
 from noveltyflow.runtime.tls import security
 from noveltyflow.runtime.versions import OWN_PACKAGES, require_same_versions
-from noveltyflow.similarity.kernels.device import MEMORY_SHARE, has_cuda
+from noveltyflow.similarity.kernels.device import MEMORY_SHARE, has_cuda, lack_of_cuda
 
 _WORKER_MEMORY = 1 << 30
 """What a worker is given at least when the number of workers is chosen here."""
@@ -202,9 +202,8 @@ def _local_backend(settings: ClusterSettings) -> tuple[str, dict[str, Any]]:
                 log.warning("this machine has no GPU, and %s does nothing", name)
             return "cpu", local_cluster_options(settings)
         raise ResourceError(
-            "backend 'gpu' needs an NVIDIA GPU with its driver on this machine, and CuPy in this environment "
-            "(pip install 'noveltyflow[gpu]'); choose --backend cpu, or name a cluster that has GPU workers with "
-            "--scheduler"
+            f"backend 'gpu' needs an NVIDIA GPU, and there is {lack_of_cuda()} here; choose --backend cpu, or name a "
+            "cluster that has GPU workers with --scheduler"
         )
     try:
         import dask_cuda  # noqa: F401
@@ -215,7 +214,7 @@ def _local_backend(settings: ClusterSettings) -> tuple[str, dict[str, Any]]:
             )
             return "cpu", local_cluster_options(settings)
         raise ResourceError(
-            f"backend 'gpu' needs dask-cuda: {error}; pip install 'noveltyflow[gpu]'"
+            f"backend 'gpu' needs dask-cuda, which the extra gpu of noveltyflow brings: {error}"
         ) from error
     return "gpu", cuda_cluster_options(settings)
 
@@ -295,7 +294,10 @@ def _local_device_memory(settings: ClusterSettings, workers: int) -> int | None:
     try:
         visible = cuda_visible_devices(0)
         totals = [get_device_total_memory(nvml_device_index(number, visible)) for number in range(workers)]
-    except NVMLError as error:
+    except (
+        NVMLError,
+        ValueError,
+    ) as error:  # no driver for that; devices that are not there are made visible
         raise _unfit(settings, error) from error
     shares = [int(MEMORY_SHARE * total) for total in totals if total]
     limit = memory_limit(settings, "device_memory_limit")

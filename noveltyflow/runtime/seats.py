@@ -16,6 +16,7 @@ from noveltyflow.errors import ResourceError
 from noveltyflow.runtime.disk import DISK_RESERVE, HOST_METRIC, METRIC
 from noveltyflow.runtime.plan import TASK_BYTES, USABLE_SHARE, mebibytes
 from noveltyflow.similarity.kernels.base import DeviceKernel
+from noveltyflow.similarity.kernels.device import lack_of_cuda
 from noveltyflow.similarity.kernels.registry import KERNELS
 
 CPU_RESOURCE = "CPU"
@@ -201,7 +202,7 @@ def _lack_of_device() -> str | None:
     """Why this worker cannot use a device, and what to do about it; None where it can."""
     kernel = KERNELS["gpu"]()
     if not kernel.is_usable():
-        return "it needs an NVIDIA driver, a device and CuPy (pip install 'noveltyflow[gpu]'); stop it"
+        return f"there is {lack_of_cuda()}; stop it"
     try:
         _device_memory()
     except (

@@ -57,7 +57,9 @@ class Sharing:
         self._answer = answer
         self._running: dict[Future, tuple[Seat, Task]] = {}
         self._seats: list[Seat] = []
+        self._seen: set[tuple[str, str]] = set()
         self._failed: set[tuple[str, str]] = set()
+        self._failure: DeviceError | None = None
         self._looked = self._could_go_on = time.monotonic()
 
     def __iter__(self) -> Iterator[tuple[Seat, Any]]:
@@ -116,12 +118,17 @@ class Sharing:
             # Where the scheduler is gone, its tasks tell.
             log.info("the scheduler says nothing of its workers: %s", error)
             return
+        now = {(seat.worker, seat.backend) for seat in seats}
+        self._seen |= now
+        # Whoever comes with that address later is another process.
+        self._seen -= self._failed - now
+        self._failed &= now
         self._seats = [seat for seat in seats if (seat.worker, seat.backend) not in self._failed]
         if self._running or any(seat.ready for seat in self._seats):
             self._could_go_on = self._looked
         else:
             log.warning("waiting for workers: none %s", self._why_idle()[0])
-        there = {seat.worker for seat in self._seats}
+        there = {seat.worker for seat in seats}
         lost = [future for future, (seat, _) in self._running.items() if seat.worker not in there]
         lost = [future for future in lost if not future.done()]
         if not lost:
@@ -136,12 +143,8 @@ class Sharing:
         """Give a task to others, whose device failed; the process cannot use that again, and is left in peace."""
         seat, task = self._running.pop(future)
         self._failed.add((seat.worker, seat.backend))
-        self._look()
-        if not self._seats:
-            raise TaskError(
-                f"the device of {seat.worker}, the last that could compute tiles, failed: {error}; what was finished "
-                "is kept: see to the device, and give the same command again, or go on with --backend cpu"
-            ) from error
+        self._failure = error
+        self._seats = [other for other in self._seats if (other.worker, other.backend) not in self._failed]
         log.warning(
             "the device of %s failed, which gets no more tiles; its task is given back: %s",
             seat.worker,
@@ -150,6 +153,11 @@ class Sharing:
         self._work.give_back(seat.worker, task)
 
     def _wait_for_workers(self) -> None:
+        if self._failure is not None and self._seen == self._failed:
+            raise TaskError(
+                f"the device of the last worker that could compute tiles failed: {self._failure}; what was finished "
+                "is kept: see to the device, and give the same command again, or go on with --backend cpu"
+            ) from self._failure
         if time.monotonic() - self._could_go_on > PATIENCE_SECONDS:
             state, remedy = self._why_idle()
             raise TaskError(

@@ -126,13 +126,13 @@ def _execute(
     from noveltyflow.runtime.profile import MemoryProfile
     from noveltyflow.runtime.repair import repair_run
 
+    device_limit = memory_limit(cluster, "device_memory_limit")
     with ExitStack() as stack:
         client = stack.enter_context(connect(cluster))
         reporter.note(f"dashboard: {client.dashboard_link}")
         client.register_plugin(RoomWatch(plan.store.path))
         if cluster.profile_memory:
             reporter = stack.enter_context(MemoryProfile(client, plan.store.path, reporter))
-        device_limit = memory_limit(cluster, "device_memory_limit")
         token = plan.fingerprints["neighbors"]
         executor = DaskExecutor(
             client, token, cluster.task_seconds, device_limit, owns_workers=cluster.scheduler is None

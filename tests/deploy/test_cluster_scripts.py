@@ -18,6 +18,7 @@ from distributed.cli.dask_worker import main as dask_worker
 
 from noveltyflow.runtime.cluster import DASK_CONFIG
 from noveltyflow.runtime.seats import CPU_RESOURCE
+from noveltyflow.similarity.kernels.device import has_cuda
 
 ADDRESS = "tcp://127.0.0.1:8786"
 
@@ -79,6 +80,15 @@ def test_a_worker_needs_the_address_of_a_scheduler(launch: Launch, script: str) 
     result = launch(script, "tcp://no-such-host.invalid:8786")
     assert (result.returncode, result.stdout) == (1, "")
     assert "no way to the scheduler at tcp://no-such-host.invalid:8786" in result.stderr
+
+
+@pytest.mark.skipif(has_cuda(), reason="this machine has a GPU")
+def test_a_gpu_worker_without_a_gpu_is_refused_in_a_line(launch: Launch) -> None:
+    done = launch("cluster/gpu-worker", ADDRESS, LD_LIBRARY_PATH="")
+    assert done.returncode == 2
+    assert done.stdout == ""
+    (line,) = done.stderr.splitlines()
+    assert "no NVIDIA driver that works on this host" in line
 
 
 def test_a_gpu_worker_carries_the_gpu_and_no_cpu(launch: Launch) -> None:

@@ -45,7 +45,7 @@ def _compiled(source: Path, library: Path, *options: str) -> Path:
 
 
 class LimitedNumpy:
-    """numpy, whose arrays cannot be larger than a limit, and which knows how many bytes of them are alive."""
+    """numpy, whose arrays cannot be larger than a limit all together."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -58,8 +58,8 @@ class LimitedNumpy:
     def _limited(self, function: Any) -> Any:
         def limited(*args: Any, **options: Any) -> Any:
             array = function(*args, **options)
-            if array.nbytes > self.limit:
-                raise MemoryError(f"{array.nbytes} bytes")
+            if self.alive + array.nbytes > self.limit:
+                raise MemoryError(f"{array.nbytes} bytes beside {self.alive}")
             return self._counted(array.copy())
 
         return limited
@@ -86,7 +86,7 @@ class EmulatedDevice:
     backwards
         Run the threads of a block in descending order between barriers.
     limit
-        Bytes that one array may have.
+        Bytes that all arrays may have together.
     launches
         After how many launches the device fails, for good.
     """
@@ -106,6 +106,7 @@ class EmulatedDevice:
         self.xp = LimitedNumpy(limit)
         self.released = 0
         self._launches = launches
+        self._size = limit
 
     def to_host(self, array: Any) -> Any:
         return array.copy()
@@ -138,7 +139,7 @@ class EmulatedDevice:
 
     def memory(self) -> int:
         self._require_sound()
-        return self.xp.limit
+        return self._size
 
     def _require_sound(self) -> None:
         """Once anything has failed, everything does, as with CUDA."""

@@ -29,10 +29,14 @@ def library(library_path: Path) -> ctypes.PyDLL:
     return ctypes.PyDLL(str(library_path))
 
 
+@pytest.fixture(scope="session")
+def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What tells dask-cuda of a GPU; in a folder that, in LD_LIBRARY_PATH, makes it what every process finds."""
+    return build_nvml(tmp_path_factory.mktemp("gpu"))
+
+
 @pytest.fixture(scope="module")
-def gpu_preloads(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[list[str]]:
+def gpu_preloads(request: pytest.FixtureRequest) -> Iterator[list[str]]:
     """A GPU that dask-cuda finds, and what its workers must load to use it.
 
     Where this machine has one, that is it, and nothing is to be loaded. Otherwise dask-cuda asks a library of ours,
@@ -41,12 +45,12 @@ def gpu_preloads(
     if has_cuda():
         yield []
         return
-    folder, library = tmp_path_factory.mktemp("gpu"), request.getfixturevalue("library_path")
-    ctypes.CDLL(str(build_nvml(folder)))  # from now on, this is what its name stands for in this process
+    nvml, library = request.getfixturevalue("nvml"), request.getfixturevalue("library_path")
+    ctypes.CDLL(str(nvml))  # from now on, this is what its name stands for in this process
     preloads = [str(HERE / "worker.py")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv(LIBRARY, str(library))
-        patch.setenv("LD_LIBRARY_PATH", str(folder), prepend=os.pathsep)
+        patch.setenv("LD_LIBRARY_PATH", str(nvml.parent), prepend=os.pathsep)
         patch.setenv("PYTHONPATH", str(HERE.parent), prepend=os.pathsep)
         patch.setattr(cluster, "has_cuda", lambda: True)
         patch.setattr("cupy.cuda.runtime.getDeviceCount", lambda: 1)

@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from emulation.fixtures import gpu_preloads, library, library_path
+from emulation.fixtures import gpu_preloads, library, library_path, nvml
 from helpers import Cli, some_urls
 from runtime.faults import OPTIONS
 
-__all__ = ["gpu_preloads", "library", "library_path"]
+__all__ = ["gpu_preloads", "library", "library_path", "nvml"]
 
 
 @pytest.fixture(scope="session")

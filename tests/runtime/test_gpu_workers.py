@@ -52,7 +52,7 @@ EMULATED = Size(
     180,
     18,
     30,
-    "20kB",
+    "150kB",
     ScoringSettings(features=FeatureSettings(n_features=512), neighbors=NeighborSettings(n_neighbors=4)),
 )
 REAL = Size(
@@ -120,7 +120,7 @@ def test_a_device_that_fails_ends_the_run_which_goes_on_later(
 ) -> None:
     monkeypatch.setenv(LAUNCHES, "20")
     with pytest.raises(
-        TaskError, match=r"the last that could compute tiles, failed.*an illegal memory access"
+        TaskError, match=r"the last worker that could compute tiles failed.*an illegal memory access"
     ):
         run_alone(here, size, urls, tmp_path)
     monkeypatch.delenv(LAUNCHES)

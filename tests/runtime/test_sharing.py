@@ -255,9 +255,14 @@ def test_a_device_that_failed_gets_no_other_task_and_the_last_one_ends_the_run(
     assert "the device of sick failed, which gets no more tiles" in caplog.text
     assert "an illegal memory access" in caplog.text
 
+    # A worker that is gone for a moment is waited for.
     failing, work.left = {"sick", "well"}, 5
+    del workers["well"]
+    monkeypatch.setattr(sharing, "LOOK_SECONDS", 0.0)
+    shared._look()
+    workers["well"] = info("running", 100)
     with pytest.raises(
-        TaskError, match=r"device of well, the last.*an illegal memory access.*same command again"
+        TaskError, match=r"device of the last worker.*an illegal memory access.*same command again"
     ):
         next(iter(shared))
 

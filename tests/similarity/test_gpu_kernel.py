@@ -8,13 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from cupy.cuda import nvrtc
+from cupy.cuda import nvrtc, runtime
 from emulation.device import EmulatedDevice
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from noveltyflow.errors import ResourceError
-from noveltyflow.similarity.kernels import device_rows, folded
+from noveltyflow.similarity.kernels import device_rows, folded, gpu
 from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.cpu import CpuKernel
 from noveltyflow.similarity.kernels.device import (
@@ -23,11 +23,12 @@ from noveltyflow.similarity.kernels.device import (
     SOURCES,
     cuda_device,
     has_cuda,
+    memory_errors,
     source,
 )
 from noveltyflow.similarity.kernels.device_rows import DeviceRows
 from noveltyflow.similarity.kernels.folded import Folded
-from noveltyflow.similarity.kernels.gpu import GpuKernel, _say_once
+from noveltyflow.similarity.kernels.gpu import GpuKernel
 from noveltyflow.similarity.neighbors import search
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.testing.matrices import SHAPES, unit_matrices, unit_rows
@@ -200,43 +201,105 @@ def test_empty_blocks(sizes, device):
         assert_identical(found, on_cpu(queries, others, 2, exclude_self=False))
 
 
+@pytest.fixture
+def cautious(monkeypatch):
+    """Query rows are halved as far as candidates are."""
+    monkeypatch.setattr(gpu, "_FEWEST_QUERIES", 4)
+    monkeypatch.setattr(gpu, "_said", {})
+
+
 @all_sizes
-def test_memory_that_does_not_suffice_halves_the_tile(sizes, library, caplog):
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.3])
+def test_memory_that_does_not_suffice_halves_the_tile(share, sizes, library, cautious, caplog):
     X = unit_rows(np.random.default_rng(7).random((120, 40)))
-    small = EmulatedDevice(library, limit=6000)
-    _say_once.cache_clear()
+    large = EmulatedDevice(library)
+    found = on_gpu(X, X, 5, sizes, large)
+    small = EmulatedDevice(library, limit=int(share * large.xp.peak))
     with caplog.at_level(logging.WARNING, "noveltyflow"):
-        found = on_gpu(X, X, 5, sizes, small)
+        again = on_gpu(X, X, 5, sizes, small)
     assert_identical(found, on_cpu(X, X, 5))
-    assert "candidates are halved" in caplog.text
-    assert "query rows are halved" in caplog.text
+    assert_identical(again, found)
+    assert "are halved" in caplog.text
     assert small.released > 0
+    assert small.xp.peak <= small.xp.limit
 
 
-def test_what_did_not_fit_is_not_tried_again(library, caplog):
-    X = unit_rows(np.random.default_rng(7).random((120, 40)))
-    small = EmulatedDevice(library, limit=6000)
-    kernel = GpuKernel(device=small)
-    _say_once.cache_clear()
+@pytest.mark.parametrize(
+    ("n_queries", "n_candidates", "what"), [(4, 2000, "candidates"), (500, 4, "query rows")]
+)
+def test_what_is_too_large_is_halved(n_queries, n_candidates, what, library, cautious, caplog):
+    X = unit_rows(np.random.default_rng(7).random((n_candidates, 40)))
+    queries = unit_rows(np.random.default_rng(8).random((n_queries, 40)))
+    small = EmulatedDevice(library, limit=200_000)
     with caplog.at_level(logging.WARNING, "noveltyflow"):
-        found, _ = whole_tile(kernel, X)
+        found = on_gpu(queries, X, 3, None, small, exclude_self=False)
+    assert_identical(found, on_cpu(queries, X, 3, exclude_self=False))
+    assert f"{what} are halved" in caplog.text
+
+
+def test_what_did_not_fit_is_not_tried_again(library, cautious, caplog):
+    X = unit_rows(np.random.default_rng(7).random((120, 40)))
+    small = EmulatedDevice(library, limit=60_000)
+    kernel = GpuKernel(device=small)
+    with caplog.at_level(logging.WARNING, "noveltyflow"):
+        prepared = kernel.prepare(X, 5)
+        found, _ = whole_tile(kernel, X, prepared)
         released, said = small.released, len(caplog.records)
-        again, _ = whole_tile(kernel, X)
+        again, _ = whole_tile(kernel, X, prepared)
     assert_identical(found, again)
     assert released > 0
     assert said > 0
     assert (small.released, len(caplog.records)) == (released, said)
 
 
-def whole_tile(kernel, X):
+def test_candidates_make_room_where_others_take_it_later(library, cautious):
+    X = unit_rows(np.random.default_rng(7).random((300, 40)))
+    device = EmulatedDevice(library)
+    kernel = GpuKernel(device=device)
     prepared = kernel.prepare(X, 5)
+    found, _ = whole_tile(kernel, X, prepared)
+    device.limit_memory(prepared.nbytes + 1000)
+    again, _ = whole_tile(kernel, X, prepared)
+    assert_identical(found, again)
+    assert prepared.part is None
+    assert prepared.nbytes > 0
+    assert device.xp.alive <= device.xp.limit
+
+
+def test_a_limit_is_the_kernels_own(library):
+    device = EmulatedDevice(library, limit=1000)
+    for limit in (600, 2000, None):
+        kernel = GpuKernel(device=device)
+        if limit is not None:
+            kernel.limit_device_memory(limit)
+        assert kernel.device_memory() == min(1000, limit or 1000)
+
+
+def whole_tile(kernel, X, prepared):
     return kernel.compute(X, prepared, TopK.empty(X.shape[0], 5), queries_start=0, candidates_start=0)
 
 
 def test_memory_for_less_than_a_row_is_refused(library):
     X = unit_rows(SHAPES["random"](np.random.default_rng(8), 10, 40))
+    kernel = GpuKernel(device=EmulatedDevice(library, limit=8))
     with pytest.raises(ResourceError, match="single row of candidates"):
-        GpuKernel(device=EmulatedDevice(library, limit=8)).prepare(X, 10)
+        whole_tile(kernel, X, kernel.prepare(X, 10))
+
+
+def test_what_libraries_raise_without_memory_is_a_memory_error():
+    def failing(name, status):
+        error = type(name, (RuntimeError,), {"status": status})("of a library")
+        with memory_errors():
+            raise error
+
+    for name, status in (("CUBLASError", 3), ("CUBLASError", 1), ("CUDADriverError", 2)):
+        with pytest.raises(MemoryError, match="of a library"):
+            failing(name, status)
+    for name, status in (("CUBLASError", 13), ("CUDADriverError", 700), ("OtherError", 2)):
+        with pytest.raises(RuntimeError, match="of a library"):
+            failing(name, status)
+    with pytest.raises(MemoryError, match="cudaErrorMemoryAllocation"), memory_errors():
+        raise runtime.CUDARuntimeError(2)
 
 
 def test_another_kernels_block_is_refused(device):

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import scipy.sparse as sp
 
 from noveltyflow.similarity.kernels.base import BlockShape
 from noveltyflow.similarity.kernels.device import Device, DeviceArray
@@ -36,6 +37,13 @@ class DeviceRows:
             xp.asarray(block.data),
             block.shape[1],
         )
+
+    def to_host(self, device: Device) -> CsrMatrix:
+        """Copy them to a CSR matrix."""
+        weights, columns, indptr = map(device.to_host, (self.weights, self.columns, self.indptr))
+        rows = sp.csr_matrix((weights, columns, indptr), (self.n_rows, self.n_features), copy=False)
+        rows.has_canonical_format = True
+        return rows
 
     @property
     def n_rows(self) -> int:

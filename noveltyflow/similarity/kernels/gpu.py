@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
+import sys
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import TypeVar
 from weakref import ref
 
@@ -17,27 +19,34 @@ from noveltyflow.similarity.kernels.base import BlockShape, PreparedBlock, TileS
 from noveltyflow.similarity.kernels.device import Device, cuda_device, has_cuda
 from noveltyflow.similarity.kernels.device_rows import DeviceRows, DeviceSearch, rows_bytes
 from noveltyflow.similarity.kernels.folded import Folded, FoldedPart
-from noveltyflow.similarity.tiles import split_rows
+from noveltyflow.similarity.tiles import Block, rows_of, split_rows
 from noveltyflow.similarity.topk import TopK
 from noveltyflow.types import CsrMatrix
 
 logger = logging.getLogger(__name__)
 
 _NOBODY = -(1 << 62)
+_CANDIDATES, _QUERIES = "candidates", "query rows"
+_FEWEST_QUERIES = 256
+"""Where not so many fit beside the candidates, these are cut."""
+_SAY_AGAIN_SECONDS = 600.0
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class GpuPrepared:
-    """Candidates in device memory, in one part or, where that did not fit at once, in several."""
+    """Candidates in device memory or, where they find no room there, on the host, to go through it in pieces."""
 
     n_rows: int
-    parts: tuple[FoldedPart, ...]
+    part: FoldedPart | None
+    waiting: CsrMatrix | None = None
 
     @property
     def nbytes(self) -> int:
-        """Bytes of device memory; none is held on the host."""
-        return sum(part.nbytes for part in self.parts)
+        """Bytes of device memory, or of the host's if that is where they wait."""
+        if self.waiting is not None:
+            return int(self.waiting.data.nbytes + self.waiting.indices.nbytes + self.waiting.indptr.nbytes)
+        return self.part.nbytes if self.part is not None else 0
 
     def rows(self, start: int, stop: int) -> None:  # noqa: ARG002 - they are on the device
         """See `PreparedBlock.rows`."""
@@ -47,8 +56,8 @@ class GpuPrepared:
 class GpuKernel:
     """Exact tiles on the CUDA device of this process.
 
-    A tile that does not fit into device memory is halved until it does, which is logged once for each size; the next
-    ones are cut as small at once.
+    Query rows and candidates that do not fit into device memory together are halved until they do, which is logged
+    now and then; the next ones are cut as small at once.
 
     Parameters
     ----------
@@ -64,6 +73,7 @@ class GpuKernel:
         self._folded = folded or Folded()
         self._chosen_device = device
         self._uploaded: tuple[ref[CsrMatrix], DeviceRows] | None = None
+        self._limit = sys.maxsize
         self._most: dict[str, int] = {}
         """Rows that are tried at once, where more of them did not fit."""
 
@@ -91,15 +101,19 @@ class GpuKernel:
 
     def device_memory(self) -> int:
         """See `DeviceKernel.device_memory`."""
-        return self._device.memory()
+        return min(self._limit, self._device.memory())
 
     def limit_device_memory(self, n_bytes: int) -> None:
         """See `DeviceKernel.limit_device_memory`."""
+        self._limit = n_bytes
         self._device.limit_memory(n_bytes)
 
     def prepare(self, block: CsrMatrix, n_neighbors: int, *, threads: int = 1) -> GpuPrepared:  # noqa: ARG002
         """Copy `block` to the device and index it there, in one way for any number of neighbours."""
-        return GpuPrepared(block.shape[0], tuple(self._prepare(block, 0)))
+        if not block.nnz:
+            return GpuPrepared(block.shape[0], None)
+        part = self._fitting(lambda: self._fold(block, 0))
+        return GpuPrepared(block.shape[0], part, block if part is None else None)
 
     def compute(
         self,
@@ -117,85 +131,98 @@ class GpuKernel:
         """
         if not isinstance(candidates, GpuPrepared):
             raise TypeError(f"a block prepared by the gpu kernel is needed, not {type(candidates).__name__}")
-        began, found = time.perf_counter_ns(), best.copy()
-        scored = products = 0
+        began, found, work = time.perf_counter_ns(), best.copy(), _Work()
         if queries.nnz:
-            tile = _Tile(candidates, candidates_start, queries_start, exclude_self)
-            scored, products = self._compute(queries, found, tile, 0)
+            work = self._compute(
+                candidates, _Tile(queries, found, queries_start, candidates_start, exclude_self)
+            )
         spent = time.perf_counter_ns() - began
-        return found, TileStats(queries.shape[0], products, scored, scored, accumulating_ns=spent)
+        return found, TileStats(
+            queries.shape[0], work.products, work.scored, work.scored, accumulating_ns=spent
+        )
 
-    def _prepare(self, block: CsrMatrix, start: int) -> list[FoldedPart]:
+    def _compute(self, candidates: GpuPrepared, tile: _Tile) -> _Work:
+        if candidates.part is not None:
+            work = self._search_all(tile, candidates.part, _FEWEST_QUERIES)
+            if work is not None:
+                return work
+            # Nothing holds the part while its pieces are searched.
+            candidates.waiting = candidates.part.rows.to_host(self._device)
+            candidates.part = None
+            self._let_go()
+        return _Work() if candidates.waiting is None else self._in_pieces(tile, candidates.waiting, 0)
+
+    def _in_pieces(self, tile: _Tile, block: CsrMatrix, start: int) -> _Work:
+        """Search in the rows of `block`, which are those of the candidates from `start` on."""
+        rows = block.shape[0]
         if not block.nnz:
-            return []
-        return self._halving(
-            "candidates",
-            block.shape[0],
-            lambda: [self._folded.prepare(self._device, DeviceRows.of(self._device, block), start)],
-            lambda middle: (
-                self._prepare(block[:middle], start) + self._prepare(block[middle:], start + middle)
-            ),
-        )
-
-    def _compute(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
-        """Search for the rows of `queries`, the first of which is row `start` of the tile."""
-
-        def halves(middle: int) -> tuple[int, int]:
-            left = self._compute(queries[:middle], found.rows(0, middle), tile, start)
-            right = self._compute(queries[middle:], found.rows(middle, found.n_rows), tile, start + middle)
-            return left[0] + right[0], left[1] + right[1]
-
-        return self._halving(
-            "query rows", queries.shape[0], lambda: self._search(queries, found, tile, start), halves
-        )
-
-    def _halving(
-        self,
-        what: str,
-        rows: int,
-        whole: Callable[[], _Result],
-        halves: Callable[[int], _Result],
-    ) -> _Result:
-        """Do `whole()`; if the device's memory is too small for it, let go of what can be, try again, do `halves`."""
-        if rows > self._most.get(what, rows):
-            return halves(rows // 2)
-        try:
-            return whole()
-        except MemoryError:  # CuPy's own error is one, and so is that of an RMM pool
-            pass
-        # Here and not in the handler, where the traceback would keep the arrays alive.
-        self._let_go()
-        try:
-            return whole()
-        except MemoryError as error:
+            return _Work()
+        if rows <= self._most.get(_CANDIDATES, rows):
+            fewest = _FEWEST_QUERIES if rows > 1 else 1
+            work = self._fitting(lambda: self._search_all(tile, self._fold(block, start), fewest))
+            if work is not None:
+                return work
             if rows == 1:
                 raise ResourceError(
-                    f"the device's memory is too small for a single row of {what} beside what it already "
-                    f"holds: {error}; lower --block-rows, or leave out the other users of the device"
-                ) from error
+                    "the device's memory is too small for a single row of candidates and a query beside what it "
+                    "already holds; leave out the other users of the device, or raise --device-memory-limit"
+                )
+            self._halve(_CANDIDATES, rows)
+            self._most.pop(_QUERIES, None)  # beside fewer candidates, there is room for more
+        middle = rows // 2
+        left = self._in_pieces(tile, rows_of(block, Block(0, 0, middle)), start)
+        return left + self._in_pieces(tile, rows_of(block, Block(0, middle, rows)), start + middle)
+
+    def _search_all(self, tile: _Tile, part: FoldedPart, fewest: int) -> _Work | None:
+        """Search in a part for all query rows; None if not even `fewest` of them fit beside it."""
+        rows = tile.queries.shape[0]
+        if rows <= self._most.get(_QUERIES, rows):
+            work = self._fitting(lambda: self._search(tile, part))
+            if work is not None:
+                return work
+            if rows <= fewest:
+                return None
+            self._halve(_QUERIES, rows)
+        work = _Work()
+        for piece in tile.halves():
+            if (more := self._search_all(piece, part, fewest)) is None:
+                return None
+            work += more
+        return work
+
+    def _fitting(self, function: Callable[[], _Result]) -> _Result | None:
+        """What a function gives; None where the device has too little memory, even if it lets go of what can be."""
+        for _ in range(2):
+            with suppress(MemoryError):  # CuPy's own error is one, and so is that of an RMM pool
+                return function()
+            # Here and not in a handler, where the traceback would keep the arrays alive.
+            self._let_go()
+        return None
+
+    def _halve(self, what: str, rows: int) -> None:
+        """Try no more than half of so many from now on."""
         self._most[what] = rows - rows // 2
-        _say_once(f"out of device memory: {what} are halved, to {self._most[what]:,} at a time")
-        self._let_go()
-        return halves(rows // 2)
+        _say(f"out of device memory: {what} are halved, to {self._most[what]:,} at a time")
+
+    def _fold(self, block: CsrMatrix, start: int) -> FoldedPart:
+        return self._folded.prepare(self._device, DeviceRows.of(self._device, block), start)
 
     def _let_go(self) -> None:
         """Free the query rows, and memory that the device's pool keeps and cannot use for another purpose."""
         self._uploaded = None
         self._device.release()
 
-    def _search(self, queries: CsrMatrix, found: TopK, tile: _Tile, start: int) -> tuple[int, int]:
-        rows = self._upload(queries)
-        scored = products = 0
+    def _search(self, tile: _Tile, part: FoldedPart) -> _Work:
+        rows, work = self._upload(tile.queries), _Work()
         for group in split_rows(rows.n_rows, self._folded.query_rows):
-            target = found.rows(group.start, group.stop)
-            search = self._begin(rows.part(group.start, group.stop), target, tile, start + group.start)
-            for part in tile.candidates.parts:
-                products += self._folded.search(self._device, part, search, tile.candidates_start)
+            target = tile.found.rows(group.start, group.stop)
+            search = self._begin(rows.part(group.start, group.stop), target, tile, group.start)
+            products = self._folded.search(self._device, part, search, tile.candidates_start)
             known = search.known(self._device)
             target.similarities[:] = known.similarities
             target.indices[:] = known.indices
-            scored += int(self._device.to_host(search.scored)[0])
-        return scored, products
+            work += _Work(int(self._device.to_host(search.scored)[0]), products)
+        return work
 
     def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
         xp, first = self._device.xp, tile.queries_start + start
@@ -218,15 +245,41 @@ class GpuKernel:
         return uploaded[1]
 
 
-@cache
-def _say_once(message: str) -> None:
-    """Log what every task of a process would say again."""
-    logger.warning(message)
+_said: dict[str, float] = {}
+
+
+def _say(message: str) -> None:
+    """Log what every task of a process would say again, but not more than now and then."""
+    now = time.monotonic()
+    if now - _said.get(message, -math.inf) > _SAY_AGAIN_SECONDS:
+        _said[message] = now
+        logger.warning(message)
+
+
+@dataclass(frozen=True)
+class _Work:
+    """How many candidates were scored, and how many multiply-adds the bounds took. They add up with `+`."""
+
+    scored: int = 0
+    products: int = 0
+
+    def __add__(self, other: _Work) -> _Work:
+        return _Work(self.scored + other.scored, self.products + other.products)
 
 
 @dataclass(frozen=True, eq=False)
 class _Tile:
-    candidates: GpuPrepared
-    candidates_start: int
+    """Query rows, what they have found so far, and the numbers of their first one and of the first candidate."""
+
+    queries: CsrMatrix
+    found: TopK
     queries_start: int
+    candidates_start: int
     exclude_self: bool
+
+    def halves(self) -> Iterator[_Tile]:
+        """The first half of the query rows, and the second."""
+        rows = self.queries.shape[0]
+        for start, stop in ((0, rows // 2), (rows // 2, rows)):
+            queries, found = rows_of(self.queries, Block(0, start, stop)), self.found.rows(start, stop)
+            yield replace(self, queries=queries, found=found, queries_start=self.queries_start + start)
