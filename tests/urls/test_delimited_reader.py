@@ -84,12 +84,16 @@ def test_each_reject_has_its_line_and_reason():
     assert (found.n_blank, found.n_records, found.n_lines) == (3, 14, 16)
 
 
-def test_a_quote_that_is_never_closed_does_not_swallow_the_file():
-    rows = b"".join(b"http://h/%d,x\n" % i for i in range(1000))
-    found = read_bytes(b'url,label\n"' + rows, InputSettings(max_line_bytes=64))
-    assert found.rejects == [(0, 2, "too-long")]
-    assert len(found.texts) > 990
-    assert found.texts[-1] == (found.n_records - 1, 1001, "http://h/999")
+@pytest.mark.parametrize("limit", [64, 1 << 20])
+@pytest.mark.parametrize("bad", [(0,), (999,), (3, 4, 700), tuple(range(100, 200))])
+def test_a_quote_that_is_never_closed_costs_its_line_only(bad, limit):
+    rows = [b"http://h/%d,x\n" % i for i in range(1000)]
+    for number in bad:
+        rows[number] = b'"' + rows[number]
+    found = read_bytes(b"url,label\n" + b"".join(rows), InputSettings(max_line_bytes=limit))
+    assert found.rejects == [(number, number + 2, "bad-csv") for number in bad]
+    assert found.texts == [(i, i + 2, f"http://h/{i}") for i in range(1000) if i not in bad]
+    assert (found.n_records, found.n_lines) == (1000, 1001)
 
 
 def test_a_row_that_is_too_long_is_one_reject_and_reading_goes_on():

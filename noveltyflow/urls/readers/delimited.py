@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from collections import deque
 from collections.abc import Iterable, Iterator
 from typing import TypeAlias
 
@@ -40,18 +41,28 @@ class Lines:
         self.head = ""
         """First line of the current row, as it was read."""
         self._row_bytes = 0
+        self._row: list[str | Overlong] = []
+        self._given_back: deque[str | Overlong] = deque()
         self._lines = _physical_lines(chunks)
 
     def begin_row(self) -> None:
         """Start counting the bytes of a row."""
-        self.head, self._row_bytes = "", 0
+        self.head, self._row_bytes, self._row = "", 0, []
+
+    def give_back(self) -> int:
+        """Let the row have been its first line only: the others, whose number is returned, are read once more."""
+        others = self._row[1:]
+        self._given_back.extendleft(reversed(others))
+        self.consumed -= len(others)
+        return len(others)
 
     # A generator would be dead after its first exception; this goes on with the next line.
     def __iter__(self) -> Lines:
         return self
 
     def __next__(self) -> str:
-        line = next(self._lines)
+        line = self._given_back.popleft() if self._given_back else next(self._lines)
+        self._row.append(line)
         self.consumed += 1
         text = line.head.decode("utf-8", "surrogateescape") if isinstance(line, Overlong) else line
         self.head = self.head or text
@@ -70,8 +81,8 @@ def _end_bytes(text: str) -> int:
 def parse_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, Row]]:
     """Yield the physical line on which a row starts, and its fields or the reason why it has none.
 
-    A row that is too long, such as one with a quote that is never closed, is given up at the line that passes
-    the limit, and reading goes on with the line after that.
+    A quote that is opened by mistake makes one row of any number of lines, which in the end is too long or no row. So
+    only the first line of what cannot be a row is given up, and reading goes on with the next one.
     """
     # The limit of the csv module is one for the whole process; only raising it disturbs nobody.
     csv.field_size_limit(max(csv.field_size_limit(), lines.limit + 1))
@@ -85,10 +96,11 @@ def parse_rows(lines: Lines, delimiter: str) -> Iterator[tuple[int, Row]]:
         except StopIteration:
             return
         except _RecordTooLongError:
-            row = "too-long"
+            row = "too-long" if lines.give_back() == 0 else "bad-csv"
         except csv.Error:
             # A lone \r is the one thing outside quotes that the parser refuses.
             row = "control-character" if "\r" in lines.head.rstrip("\r\n") else "bad-csv"
+            lines.give_back()
         yield start, row
 
 
