@@ -58,6 +58,13 @@ def test_missing_column_names_file_column_and_those_there_are(cli: Cli, tmp_path
     assert all(word in message for word in (name, "url", "link", "--url-column"))
 
 
+def test_a_table_without_a_header_is_not_told_to_lose_its_first_row(cli: Cli, tmp_path: Path) -> None:
+    path = write(tmp_path / "urls.csv", b"https://a.example/b,2026\nhttps://a.example/c,2026\n")
+    said = refused(cli, tmp_path, path)
+    assert "no header: give it one, or read one URL a line with --format text" in said
+    assert "--url-column" not in said
+
+
 def test_missing_parquet_column(cli: Cli, tmp_path: Path) -> None:
     pd.DataFrame({"link": ["http://a.example/"]}).to_parquet(tmp_path / "urls.parquet")
     message = refused(cli, tmp_path, tmp_path / "urls.parquet")

@@ -30,6 +30,7 @@ def missing_column(source: str, name: str, option: str, names: Iterable[str]) ->
     found = [safe_text(each) for each in names]
     more = f" and {len(found) - _NAMES_SHOWN} more" if len(found) > _NAMES_SHOWN else ""
     there = ", ".join(found[:_NAMES_SHOWN]) or "none"
-    return InputError(
-        f"{source}: missing column {name!r}; there are: {there}{more}. Choose one with {option}."
-    )
+    remedy = f"Choose one with {option}."
+    if any("://" in each for each in found):
+        remedy = "The file seems to have no header: give it one, or read one URL a line with --format text."
+    return InputError(f"{source}: missing column {name!r}; there are: {there}{more}. {remedy}")
