@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import psutil
@@ -53,6 +53,22 @@ def hear_interrupts() -> None:
 def when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> None:
     """Wait until the run has come to a stage."""
     until(lambda: any(out.glob(MOMENTS[moment])), process)
+
+
+@contextlib.contextmanager
+def stopped_when(moment: str, out: Path, process: subprocess.Popen[bytes]) -> Iterator[None]:
+    """Stop all processes of a run once it has come to a stage, however short that is, and let them go on after."""
+
+    def reached() -> bool:
+        os.killpg(process.pid, signal.SIGSTOP)
+        if any(out.glob(MOMENTS[moment])):
+            return True
+        os.killpg(process.pid, signal.SIGCONT)
+        return False
+
+    until(reached, process)
+    yield
+    os.killpg(process.pid, signal.SIGCONT)
 
 
 def until(reached: Callable[[], bool], process: subprocess.Popen[bytes]) -> None:

@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pytest
 from helpers import Cli, some_urls
-from runtime.faults import OPTIONS, last_words, same_bytes, start, when
+from runtime.faults import OPTIONS, last_words, same_bytes, start, stopped_when, when
 
 from noveltyflow.config import NeighborSettings, ScoringSettings
 from noveltyflow.errors import TaskError
@@ -123,8 +123,8 @@ def test_what_a_run_holds_already_is_room_for_it(disk: Path) -> None:
 def test_full_disk_while_running(moment: str, disk: Path, cli: Cli, urls: Path, undisturbed: Path) -> None:
     out = disk / "run.zarr"
     process = start(urls, out)
-    when(moment, out, process)
-    fill(disk)
+    with stopped_when(moment, out, process):
+        fill(disk)
     stderr = process.communicate(timeout=240)[1].decode()
     assert process.returncode == 1, stderr
     assert re.search(r"No space left on device: '.+'", last_words(stderr)), stderr
