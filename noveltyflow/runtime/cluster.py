@@ -294,10 +294,7 @@ def _local_device_memory(settings: ClusterSettings, workers: int) -> int | None:
     try:
         visible = cuda_visible_devices(0)
         totals = [get_device_total_memory(nvml_device_index(number, visible)) for number in range(workers)]
-    except (
-        NVMLError,
-        ValueError,
-    ) as error:  # no driver for that; devices that are not there are made visible
+    except (NVMLError, ValueError) as error:  # ValueError: CUDA_VISIBLE_DEVICES names what is not there
         raise _unfit(settings, error) from error
     shares = [int(MEMORY_SHARE * total) for total in totals if total]
     limit = memory_limit(settings, "device_memory_limit")

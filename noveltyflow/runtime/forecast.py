@@ -36,8 +36,8 @@ from noveltyflow.runtime.plan import (
     usable_memory,
 )
 from noveltyflow.runtime.progress import Reporter
-from noveltyflow.runtime.stages.neighbors import device_tile_bytes
 from noveltyflow.runtime.stages.read import partition_shards
+from noveltyflow.runtime.stages.tile_memory import device_tile_bytes
 from noveltyflow.similarity.kernels.base import TileKernel
 from noveltyflow.similarity.kernels.cpu import EVERY_SEARCH, CpuKernel
 from noveltyflow.similarity.tiles import Block, rows_of

@@ -18,8 +18,8 @@ from noveltyflow.runtime.plan import (
     SPAN_BLOCKS,
     choose_block_rows,
 )
-from noveltyflow.runtime.stages.neighbors import tile_bytes
 from noveltyflow.runtime.stages.tile import LARGEST_SPANS
+from noveltyflow.runtime.stages.tile_memory import tile_bytes
 from noveltyflow.types import AnyArray, Float64Array
 from noveltyflow.urls.canonical import CanonicalBatch, canonicalize
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from itertools import product
 from typing import Any
@@ -123,7 +123,7 @@ class Sharing:
         # Whoever comes with that address later is another process.
         self._seen -= self._failed - now
         self._failed &= now
-        self._seats = [seat for seat in seats if (seat.worker, seat.backend) not in self._failed]
+        self._seats = self._sound(seats)
         if self._running or any(seat.ready for seat in self._seats):
             self._could_go_on = self._looked
         else:
@@ -139,12 +139,16 @@ class Sharing:
             log.warning("%s worker %s is gone; its task is given back", seat.backend, seat.worker)
             self._work.give_back(seat.worker, task)
 
+    def _sound(self, seats: Sequence[Seat]) -> list[Seat]:
+        """Those whose device has not failed."""
+        return [seat for seat in seats if (seat.worker, seat.backend) not in self._failed]
+
     def _leave_out(self, future: Future, error: DeviceError) -> None:
         """Give a task to others, whose device failed; the process cannot use that again, and is left in peace."""
         seat, task = self._running.pop(future)
         self._failed.add((seat.worker, seat.backend))
         self._failure = error
-        self._seats = [other for other in self._seats if (other.worker, other.backend) not in self._failed]
+        self._seats = self._sound(self._seats)
         log.warning(
             "the device of %s failed, which gets no more tiles; its task is given back: %s",
             seat.worker,

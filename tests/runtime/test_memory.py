@@ -36,7 +36,7 @@ from noveltyflow.runtime.pipeline import execute, plan_run
 from noveltyflow.runtime.plan import LEAST_TASK_BYTES, STAGE_OF, limit_for, usable_memory
 from noveltyflow.runtime.progress import Silent
 from noveltyflow.runtime.stages import urls
-from noveltyflow.runtime.stages.neighbors import tile_bytes
+from noveltyflow.runtime.stages.tile_memory import tile_bytes
 from noveltyflow.runtime.submit import plan_workflow
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import blocks_of, read_urls

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, astuple
 
 import numpy as np
@@ -21,7 +21,7 @@ from noveltyflow.errors import ResourceError, StoreError, TaskError
 from noveltyflow.runtime.disk import neighbor_bytes, require_room
 from noveltyflow.runtime.executor import Executor, Task
 from noveltyflow.runtime.handout import Assignment, Handout, TileTable
-from noveltyflow.runtime.plan import MOST_TASKS, TASK_BYTES, limit_for, mebibytes
+from noveltyflow.runtime.plan import MOST_TASKS, limit_for, mebibytes
 from noveltyflow.runtime.progress import Reporter
 from noveltyflow.runtime.spans import SpanSizes
 from noveltyflow.runtime.stages.indexed import forget_spans
@@ -32,13 +32,11 @@ from noveltyflow.runtime.stages.tile import (
     LARGEST_SPANS,
     TileJob,
     TileReport,
-    likely_shape,
     tile,
-    tile_memory,
 )
-from noveltyflow.similarity.kernels.base import BlockShape, DeviceKernel, TileStats, time_shares
+from noveltyflow.runtime.stages.tile_memory import device_tile_bytes, tile_bytes
+from noveltyflow.similarity.kernels.base import TileStats, time_shares
 from noveltyflow.similarity.kernels.compiled import is_compiled
-from noveltyflow.similarity.kernels.registry import KERNELS
 from noveltyflow.similarity.tiles import Block
 from noveltyflow.store import RunStore
 from noveltyflow.store.blocks import allocate_neighbors, blocks_of, write_neighbors
@@ -48,38 +46,6 @@ log = logging.getLogger(__name__)
 
 _MOST_LOSSES = 10
 """Workers that one strip may lose without coming any further."""
-
-
-def tile_bytes(
-    nonzeros: Callable[[int], float], settings: ScoringSettings, backends: Sequence[str]
-) -> Callable[[int, int], int]:
-    """Projected peak bytes of a `tile` task of any of the backends.
-
-    A function of the rows in a block, and of the blocks in a span; `nonzeros` tells how many so many rows have.
-    """
-    kernels, n_features = [KERNELS[backend]() for backend in backends], settings.features.n_features
-
-    def projected(block_rows: int, span_blocks: int) -> int:
-        queries, candidates = (
-            likely_shape(rows, int(nonzeros(rows)), n_features)
-            for rows in (block_rows, span_blocks * block_rows)
-        )
-        k = settings.neighbors.n_neighbors
-        # While the frequencies are loaded, they are there as counts, as weights, and in between.
-        loading = 3 * 8 * n_features
-        return TASK_BYTES + max(
-            loading, *(tile_memory(it, queries, candidates, queries.nonzeros, k) for it in kernels)
-        )
-
-    return projected
-
-
-def device_tile_bytes(block_rows: int, nonzeros: int, settings: ScoringSettings) -> int | None:
-    """Bytes of a device's memory that a tile of two blocks takes unless it is halved; None where tiles take none."""
-    kernel, shape = KERNELS["gpu"](), BlockShape(block_rows, nonzeros, settings.features.n_features)
-    if not isinstance(kernel, DeviceKernel):
-        return None
-    return kernel.device_bytes_needed(shape, shape, settings.neighbors.n_neighbors)
 
 
 def merge(store: RunStore, strip: Block) -> Stored:

@@ -25,11 +25,11 @@ from noveltyflow.runtime.spans import SpanSize
 from noveltyflow.runtime.stages.features import load_weighted
 from noveltyflow.runtime.stages.indexed import SpanKey, load_span, spans_of
 from noveltyflow.runtime.stages.strips import StripState, load_state, store_state
+from noveltyflow.runtime.stages.tile_memory import READING_BYTES, likely_shape, tile_memory
 from noveltyflow.similarity.kernels.base import (
     BlockShape,
     DeviceKernel,
     PreparedBlock,
-    TileKernel,
     TileStats,
 )
 from noveltyflow.similarity.kernels.compiled import have_compiled
@@ -46,10 +46,6 @@ fast that it waits for every strip that has to be read once more."""
 _TRIED_ROWS, _TRIED_QUERIES = 4_096, 64
 """Rows of a worker's first block that are indexed, and how many of them are searched for, on trial."""
 _LOOK_SECONDS = 0.5
-_LONGEST_ROW = 100
-"""How many times longer than the mean the longest row is taken to be."""
-_READING_BYTES = 4 + 4 + 4
-"""For each entry of a block that is being read: column and count, and before it is weighted the count once more."""
 _MOST_NONZEROS = np.iinfo(np.int32).max
 _TOTALS = (("urls", "rows"), ("features", "nonzeros"))
 """Figures of stages that say how large all blocks are together."""
@@ -93,30 +89,6 @@ class TileReport:
     seconds: float
     kernel_seconds: float
     size: SpanSize
-
-
-def likely_shape(rows: int, nonzeros: int, features: int) -> BlockShape:
-    """Shape of rows that were not read yet.
-
-    What a row takes that is much longer than the others is among the bytes that every task may take.
-    """
-    return BlockShape(rows, nonzeros, features, _LONGEST_ROW * nonzeros // max(rows, 1))
-
-
-def tile_memory(
-    kernel: TileKernel, queries: BlockShape, candidates: BlockShape, largest_block: int, n_neighbors: int
-) -> int:
-    """Projected peak bytes of a `tile` task's data.
-
-    First it reads and indexes a span of candidates, whose largest block has so many non-zeros; then it computes one
-    strip while it reads another one as large.
-    """
-    indexing = max(kernel.prepare_bytes(candidates), _READING_BYTES * largest_block)
-    strips = (8 + 8 + 4) * queries.nonzeros
-    # Neighbours: those of one strip, the file that is made of the last one's, and the next one's with their file.
-    strips += 5 * 12 * n_neighbors * queries.rows
-    computing = kernel.compute_bytes(queries, candidates, n_neighbors) + strips
-    return (4 + 4) * candidates.nonzeros + 8 * candidates.features + max(indexing, computing)
 
 
 def tile(job: TileJob, assignment: Assignment, backend: str, seconds: float, size: SpanSize) -> TileReport:
@@ -392,7 +364,7 @@ class _Work:
             return 1
         shape, largest_block = self._span_shape(span)
         left = self._room() - tile_memory(self._kernel, self._strip, shape, largest_block, self._k)
-        return 1 + max(0, min(load.threads - 1, left // max(1, _READING_BYTES * largest_block)))
+        return 1 + max(0, min(load.threads - 1, left // max(1, READING_BYTES * largest_block)))
 
     def _make_room(self, span: range) -> None:
         """Let go of indexes for which there is no room beside the one that is to be made."""

@@ -131,17 +131,15 @@ class GpuKernel:
         """
         if not isinstance(candidates, GpuPrepared):
             raise TypeError(f"a block prepared by the gpu kernel is needed, not {type(candidates).__name__}")
-        began, found, work = time.perf_counter_ns(), best.copy(), _Work()
+        began, found, work = time.perf_counter_ns(), best.copy(), TileStats()
         if queries.nnz:
             work = self._compute(
                 candidates, _Tile(queries, found, queries_start, candidates_start, exclude_self)
             )
         spent = time.perf_counter_ns() - began
-        return found, TileStats(
-            queries.shape[0], work.products, work.scored, work.scored, accumulating_ns=spent
-        )
+        return found, work + TileStats(queries.shape[0], accumulating_ns=spent)
 
-    def _compute(self, candidates: GpuPrepared, tile: _Tile) -> _Work:
+    def _compute(self, candidates: GpuPrepared, tile: _Tile) -> TileStats:
         if candidates.part is not None:
             work = self._search_all(tile, candidates.part, _FEWEST_QUERIES)
             if work is not None:
@@ -150,13 +148,13 @@ class GpuKernel:
             candidates.waiting = candidates.part.rows.to_host(self._device)
             candidates.part = None
             self._let_go()
-        return _Work() if candidates.waiting is None else self._in_pieces(tile, candidates.waiting, 0)
+        return TileStats() if candidates.waiting is None else self._in_pieces(tile, candidates.waiting, 0)
 
-    def _in_pieces(self, tile: _Tile, block: CsrMatrix, start: int) -> _Work:
+    def _in_pieces(self, tile: _Tile, block: CsrMatrix, start: int) -> TileStats:
         """Search in the rows of `block`, which are those of the candidates from `start` on."""
         rows = block.shape[0]
         if not block.nnz:
-            return _Work()
+            return TileStats()
         if rows <= self._most.get(_CANDIDATES, rows):
             fewest = _FEWEST_QUERIES if rows > 1 else 1
             work = self._fitting(lambda: self._search_all(tile, self._fold(block, start), fewest))
@@ -173,7 +171,7 @@ class GpuKernel:
         left = self._in_pieces(tile, rows_of(block, Block(0, 0, middle)), start)
         return left + self._in_pieces(tile, rows_of(block, Block(0, middle, rows)), start + middle)
 
-    def _search_all(self, tile: _Tile, part: FoldedPart, fewest: int) -> _Work | None:
+    def _search_all(self, tile: _Tile, part: FoldedPart, fewest: int) -> TileStats | None:
         """Search in a part for all query rows; None if not even `fewest` of them fit beside it."""
         rows = tile.queries.shape[0]
         if rows <= self._most.get(_QUERIES, rows):
@@ -183,7 +181,7 @@ class GpuKernel:
             if rows <= fewest:
                 return None
             self._halve(_QUERIES, rows)
-        work = _Work()
+        work = TileStats()
         for piece in tile.halves():
             if (more := self._search_all(piece, part, fewest)) is None:
                 return None
@@ -212,8 +210,8 @@ class GpuKernel:
         self._uploaded = None
         self._device.release()
 
-    def _search(self, tile: _Tile, part: FoldedPart) -> _Work:
-        rows, work = self._upload(tile.queries), _Work()
+    def _search(self, tile: _Tile, part: FoldedPart) -> TileStats:
+        rows, work = self._upload(tile.queries), TileStats()
         for group in split_rows(rows.n_rows, self._folded.query_rows):
             target = tile.found.rows(group.start, group.stop)
             search = self._begin(rows.part(group.start, group.stop), target, tile, group.start)
@@ -221,7 +219,8 @@ class GpuKernel:
             known = search.known(self._device)
             target.similarities[:] = known.similarities
             target.indices[:] = known.indices
-            work += _Work(int(self._device.to_host(search.scored)[0]), products)
+            scored = int(self._device.to_host(search.scored)[0])
+            work += TileStats(multiply_adds=products, candidates=scored, verified_pairs=scored)
         return work
 
     def _begin(self, rows: DeviceRows, known: TopK, tile: _Tile, start: int) -> DeviceSearch:
@@ -254,17 +253,6 @@ def _say(message: str) -> None:
     if now - _said.get(message, -math.inf) > _SAY_AGAIN_SECONDS:
         _said[message] = now
         logger.warning(message)
-
-
-@dataclass(frozen=True)
-class _Work:
-    """How many candidates were scored, and how many multiply-adds the bounds took. They add up with `+`."""
-
-    scored: int = 0
-    products: int = 0
-
-    def __add__(self, other: _Work) -> _Work:
-        return _Work(self.scored + other.scored, self.products + other.products)
 
 
 @dataclass(frozen=True, eq=False)
